@@ -1,0 +1,81 @@
+"""`kprime calibrate`: measures a checkpoint on this machine and writes its profile."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from commands.exits import BAD_INPUT, bad_input, stop
+
+WINDOW_TOKENS = 512
+
+
+def calibrate(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder")],
+    out: Annotated[Path, typer.Option(help="Profile to write")],
+    text: Annotated[
+        Path | None, typer.Option(help="Held-out UTF-8 text; default validation.txt beside it")
+    ] = None,
+    k: Annotated[str, typer.Option(help="k' to measure, comma-separated")] = "1,2,3,4,5,6,8,10,12",
+    windows: Annotated[int, typer.Option(min=2, help="Windows of 512 tokens per k'")] = 96,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds of step timing per k'")] = 5,
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads, as a replica has")] = 1,
+    max_batch_tokens: Annotated[int, typer.Option(min=32, help="As served")] = 256,
+) -> None:
+    """Measure step time and quality at each k', fit the cost model, write the profile.
+
+    Example: kprime calibrate --checkpoint checkpoints/prose-27m
+    --out checkpoints/prose-27m/profile.json
+    """
+    import torch
+
+    from runtime.calibrate import calibrate as measure
+    from runtime.calibrate import write_profile
+    from runtime.checkpoint import load_checkpoint
+    from runtime.evaluate import cut_windows
+
+    torch.set_num_threads(threads)
+    with bad_input("--k"):
+        ks = [int(part) for part in k.split(",")]
+    with bad_input("--checkpoint"):
+        loaded = load_checkpoint(checkpoint)
+    file = text or checkpoint / "validation.txt"
+    try:
+        held_out = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        stop(f"--text {file}: {error}; expected a UTF-8 text file", BAD_INPUT)
+    with bad_input("--text"):
+        cut = cut_windows(loaded, held_out, WINDOW_TOKENS, windows)
+    with Progress(console=Console(stderr=True)) as progress, bad_input("--k"):
+        tasks = {
+            "quality": progress.add_task("quality", total=len(ks)),
+            "step time": progress.add_task("step time", total=len(ks) * repeats),
+        }
+        profile = measure(
+            loaded,
+            cut,
+            ks,
+            max_batch_tokens=max_batch_tokens,
+            repeats=repeats,
+            threads=threads,
+            on_progress=lambda stage: progress.advance(tasks[stage]),
+        )
+    write_profile(profile, out)
+    table = Table("k'", "NLL", "quality", "95 % interval", "256-token step, ms", "decode of 8, ms")
+    for rung in profile.rungs:
+        table.add_row(
+            f"{rung.mean_k:g}",
+            f"{rung.nll:.4f}",
+            f"{rung.quality:.4f}",
+            f"{rung.quality_low:.4f} .. {rung.quality_high:.4f}",
+            f"{1000 * rung.cost.step_s(256, 0):.1f}",
+            f"{1000 * rung.cost.step_s(0, 8):.1f}",
+        )
+    Console().print(table)
+    Console().print(
+        f"headroom: prefill {profile.headroom.prefill:.2f}, decode {profile.headroom.decode:.2f}; "
+        f"step time off by {profile.fit.mape_held_out:.1%} on points not fitted"
+    )

@@ -1,0 +1,68 @@
+"""Averages over time and windows of values: the arithmetic, nothing else. Time is an argument."""
+
+import math
+from collections import deque
+
+
+class DecayingMean:
+    """Exponentially weighted mean of values that stand for stretches of time.
+
+    A stretch of dt seconds moves the mean by 1 - exp(-dt / tau) of the way to its value. During
+    warm-up it is the true mean of what was seen, so that the first values are neither over- nor
+    under-weighted.
+    """
+
+    def __init__(self, tau_s: float) -> None:
+        self._tau_s = tau_s
+        self._weighted = 0.0
+        self._weight = 0.0
+
+    def add(self, value: float, dt_s: float) -> None:
+        keep = math.exp(-dt_s / self._tau_s)
+        self._weighted = keep * self._weighted + (1 - keep) * value
+        self._weight = keep * self._weight + (1 - keep)
+
+    @property
+    def value(self) -> float | None:
+        return self._weighted / self._weight if self._weight > 0 else None
+
+
+class DecayingRatio:
+    """Sum of numerators over sum of denominators; each denominator unit fades with its successors.
+
+    The memory is counted in denominator units, so idleness neither adds nor forgets anything.
+    """
+
+    def __init__(self, memory: float) -> None:
+        self._memory = memory
+        self._numerator = 0.0
+        self._denominator = 0.0
+
+    def add(self, numerator: float, denominator: float) -> None:
+        keep = math.exp(-denominator / self._memory)
+        self._numerator = keep * self._numerator + numerator
+        self._denominator = keep * self._denominator + denominator
+
+    @property
+    def value(self) -> float | None:
+        return self._numerator / self._denominator if self._denominator > 0 else None
+
+
+class Window:
+    """The values of the last `span_s` seconds."""
+
+    def __init__(self, span_s: float) -> None:
+        self._span_s = span_s
+        self._values: deque[tuple[float, float]] = deque()
+
+    def add(self, value: float, now_s: float) -> None:
+        self._values.append((now_s, value))
+
+    def quantile(self, share: float, now_s: float) -> float | None:
+        """The value that `share` of the window does not exceed; None when the window is empty."""
+        while self._values and self._values[0][0] < now_s - self._span_s:
+            self._values.popleft()
+        if not self._values:
+            return None
+        ordered = sorted(value for _, value in self._values)
+        return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]

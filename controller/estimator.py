@@ -1,0 +1,102 @@
+"""Samples of single replicas in, one Load of them all out: aggregate, smooth, mark what is stale."""
+
+from controller.averages import DecayingMean, DecayingRatio, Window
+from controller.profiles import Profile
+from controller.signals import Device, Load, Sample
+
+ARRIVALS_FAST_S = 1.0
+ARRIVALS_SUSTAINED_S = 4.0
+LATENCY_WINDOW_S = 10.0
+STEP_TIME_MEMORY_S = 5.0  # of predicted engine time
+
+
+class Estimator:
+    """Keeps the last sample of every replica and what it adds up to.
+
+    A sample older than `stale_s` is not believed: its replica counts as stale. A replica silent
+    for `forget_s` is gone. All clocks are the governor's: samples are dated on receipt.
+    """
+
+    def __init__(self, profile: Profile, *, stale_s: float, forget_s: float) -> None:
+        self._profile = profile
+        self.stale_s = stale_s
+        self.forget_s = forget_s
+        self._last: dict[str, tuple[float, Sample]] = {}
+        self._estimated_at_s: float | None = None
+        self._new_requests = 0
+        self._rate_fast = DecayingMean(ARRIVALS_FAST_S)
+        self._rate_sustained = DecayingMean(ARRIVALS_SUSTAINED_S)
+        self._prompt_tokens = DecayingRatio(memory=20.0)  # requests
+        self._output_tokens = DecayingRatio(memory=20.0)
+        self._step_time = DecayingRatio(STEP_TIME_MEMORY_S)
+        self._ttfts_s = Window(LATENCY_WINDOW_S)
+        self._tpots_s = Window(LATENCY_WINDOW_S)
+
+    def record(self, sample: Sample, now_s: float) -> None:
+        """Take one replica's heartbeat."""
+        self._last[sample.replica] = (now_s, sample)
+        self._new_requests += sample.arrived_requests
+        if sample.arrived_requests:
+            self._prompt_tokens.add(sample.arrived_tokens, sample.arrived_requests)
+            self._output_tokens.add(sample.arrived_output_tokens, sample.arrived_requests)
+        for step in sample.steps:
+            predicted_s = self._profile.step_s(step.mean_k, step.prefill_tokens, step.decode_tokens)
+            self._step_time.add(step.duration_s, predicted_s)
+        for ttft_s in sample.ttfts_s:
+            self._ttfts_s.add(ttft_s, now_s)
+        for tpot_s in sample.tpots_s:
+            self._tpots_s.add(tpot_s, now_s)
+
+    def fresh(self, now_s: float) -> list[Sample]:
+        """The last samples that are still believed."""
+        return [s for at_s, s in self._last.values() if now_s - at_s <= self.stale_s]
+
+    def estimate(self, now_s: float) -> Load:
+        """What is believed now. Advances the arrival rates by the time since the last call."""
+        self._last = {
+            name: (at_s, sample)
+            for name, (at_s, sample) in self._last.items()
+            if now_s - at_s <= self.forget_s
+        }
+        fresh = self.fresh(now_s)
+        stale = len(self._last) - len(fresh)
+        self._advance_rates(now_s)
+        if not fresh:
+            return Load(at_s=now_s, replicas=0, stale_replicas=stale)
+        devices = [sample.device for sample in fresh]
+        return Load(
+            at_s=now_s,
+            replicas=len(fresh),
+            stale_replicas=stale,
+            waiting_requests=sum(sample.waiting_requests for sample in fresh),
+            waiting_tokens=sum(sample.waiting_tokens for sample in fresh),
+            running_requests=sum(sample.running_requests for sample in fresh),
+            oldest_wait_s=max(sample.oldest_wait_s for sample in fresh),
+            arrival_rps=self._rate_fast.value,
+            arrival_rps_sustained=self._rate_sustained.value,
+            prompt_tokens=self._prompt_tokens.value,
+            output_tokens=self._output_tokens.value,
+            step_time_ratio=self._step_time.value,
+            ttft_p95_s=self._ttfts_s.quantile(0.95, now_s),
+            tpot_p95_s=self._tpots_s.quantile(0.95, now_s),
+            gpu_busy=_highest([device.gpu_busy for device in devices]),
+            gpu_throttled=_any_throttled(devices),
+            host_cpu_busy=_highest([device.host_cpu_busy for device in devices]),
+        )
+
+    def _advance_rates(self, now_s: float) -> None:
+        if self._estimated_at_s is not None and now_s > self._estimated_at_s:
+            dt_s = now_s - self._estimated_at_s
+            self._rate_fast.add(self._new_requests / dt_s, dt_s)
+            self._rate_sustained.add(self._new_requests / dt_s, dt_s)
+            self._new_requests = 0
+        self._estimated_at_s = now_s
+
+
+def _highest(values: list[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _any_throttled(devices: list[Device]) -> bool | None:
+    known = [device.gpu_throttled for device in devices if device.gpu_throttled is not None]
+    return any(known) if known else None

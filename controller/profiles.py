@@ -1,0 +1,145 @@
+"""The calibrated profile: what each rung costs (step time) and gives (quality) for one checkpoint.
+
+Takes the JSON that `kprime calibrate` writes; refuses what it does not know. Between rungs, cost and
+quality are interpolated in mean k'.
+"""
+
+import json
+from bisect import bisect_left
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+SCHEMA_VERSION = 1
+
+
+class ProfileError(ValueError):
+    """The file is not a profile this version can use; the message says where and why."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StepCost(_Strict):
+    """step time = base + prefill * prefill tokens + decode * decoding requests, in seconds."""
+
+    base_s: float = Field(ge=0)
+    prefill_token_s: PositiveFloat
+    decode_token_s: PositiveFloat
+
+    def step_s(self, prefill_tokens: float, decode_tokens: float) -> float:
+        return (
+            self.base_s
+            + self.prefill_token_s * prefill_tokens
+            + self.decode_token_s * decode_tokens
+        )
+
+
+class Rung(_Strict):
+    """A plan with its measured quality (retention, full k' = 1.0) and cost."""
+
+    plan: tuple[PositiveInt, ...] = Field(min_length=1)
+    mean_k: PositiveFloat
+    nll: PositiveFloat  # held-out, nats a token
+    quality: PositiveFloat
+    quality_low: PositiveFloat
+    quality_high: PositiveFloat
+    cost: StepCost
+
+
+class Fit(_Strict):
+    mape_held_out: float = Field(ge=0)  # a fraction, on points the fit has not seen
+    points: PositiveInt
+    points_held_out: PositiveInt
+
+
+class Headroom(_Strict):
+    """Cheapest rung's throughput over full k'."""
+
+    decode: PositiveFloat
+    prefill: PositiveFloat
+
+
+class Machine(_Strict):
+    cpu: str
+    cores: PositiveInt
+    threads: PositiveInt
+    dtype: str
+
+
+class Profile(_Strict):
+    schema_version: int
+    checkpoint_sha256: str
+    engine: str
+    machine: Machine
+    calibrated: str
+    full_k: PositiveInt
+    max_batch_tokens: PositiveInt
+    fit: Fit
+    headroom: Headroom
+    rungs: tuple[Rung, ...] = Field(min_length=1)  # from cheapest to best
+
+    @model_validator(mode="after")
+    def _is_a_ladder(self) -> "Profile":
+        mean_ks = [rung.mean_k for rung in self.rungs]
+        if mean_ks != sorted(set(mean_ks)):
+            raise ValueError("rungs must go from the lowest mean_k to the highest")
+        if not mean_ks[0] <= self.full_k <= mean_ks[-1]:
+            raise ValueError(f"full_k {self.full_k} lies outside the rungs")
+        return self
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.rungs[0].plan)
+
+    def quality(self, mean_k: float) -> float:
+        return self._between(mean_k, lambda rung: rung.quality)
+
+    def step_s(self, mean_k: float, prefill_tokens: float, decode_tokens: float) -> float:
+        return self._between(mean_k, lambda rung: rung.cost.step_s(prefill_tokens, decode_tokens))
+
+    def _between(self, mean_k: float, read: Callable[[Rung], float]) -> float:
+        """Linear between neighbouring rungs; the outermost rung beyond the ends."""
+        right = bisect_left([rung.mean_k for rung in self.rungs], mean_k)
+        if right == 0:
+            return read(self.rungs[0])
+        if right == len(self.rungs):
+            return read(self.rungs[-1])
+        low, high = self.rungs[right - 1], self.rungs[right]
+        share = (mean_k - low.mean_k) / (high.mean_k - low.mean_k)
+        return read(low) + share * (read(high) - read(low))
+
+
+def load_profile(path: Path) -> Profile:
+    """Read a profile. Raises ProfileError naming the file and every problem in it."""
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ProfileError(
+            f"{path}: not JSON ({error}); write one with kprime calibrate"
+        ) from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ProfileError(
+            f"{path}: schema_version: {version!r}; this kprime reads {SCHEMA_VERSION}"
+        )
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as error:
+        problems = [
+            f"{path}: {'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}"
+            for e in error.errors()
+        ]
+        raise ProfileError("\n".join(problems)) from error

@@ -1,0 +1,94 @@
+"""The vocabulary between stages: Sample -> Load -> Budget -> Plan. Imports nothing of kprime's.
+
+None always means "not known", never zero.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One engine step as it ran."""
+
+    prefill_tokens: int
+    decode_tokens: int
+    mean_k: float
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What the accelerator and the host say of themselves; each field None where unreadable.
+
+    `gpu_busy` is NVML's utilisation: the share of the last period with any kernel running. It
+    saturates early, so it may only gate a decision, never size one.
+    """
+
+    gpu_busy: float | None = None  # 0..1
+    gpu_memory_used: float | None = None  # 0..1
+    gpu_power_w: float | None = None
+    gpu_throttled: bool | None = None
+    host_cpu_busy: float | None = None  # 0..1, all cores
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one replica saw since its last heartbeat, and what stands in its queue now."""
+
+    replica: str
+    epoch: int  # of the plan it serves under
+    waiting_requests: int
+    waiting_tokens: int  # prompt tokens not yet prefilled, of waiting and running requests
+    running_requests: int
+    oldest_wait_s: float  # age of the oldest request without a first token; 0 with none
+    arrived_requests: int  # since the last heartbeat, like the four below
+    arrived_tokens: int  # their prompt tokens
+    arrived_output_tokens: int  # the tokens they asked for, at most
+    ttfts_s: tuple[float, ...] = ()
+    tpots_s: tuple[float, ...] = ()
+    steps: tuple[Step, ...] = ()
+    device: Device = Device()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the estimator believes of all replicas together. None: not enough fresh samples to say."""
+
+    at_s: float
+    replicas: int  # with a fresh sample
+    stale_replicas: int = 0  # known, but silent for too long to be believed
+    waiting_requests: int | None = None
+    waiting_tokens: int | None = None
+    running_requests: int | None = None
+    oldest_wait_s: float | None = None
+    arrival_rps: float | None = None  # follows the last second or so
+    arrival_rps_sustained: float | None = None  # follows the last several seconds
+    prompt_tokens: float | None = None  # mean of a request
+    output_tokens: float | None = None  # mean of a request
+    step_time_ratio: float | None = None  # measured over predicted by the profile
+    ttft_p95_s: float | None = None
+    tpot_p95_s: float | None = None
+    gpu_busy: float | None = None
+    gpu_throttled: bool | None = None
+    host_cpu_busy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many experts a token deserves, averaged over layers, and why."""
+
+    mean_k: float  # stays a float; the allocator rounds
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """k' of every MoE layer. Immutable; the epoch orders plans."""
+
+    epoch: int
+    k: tuple[int, ...]
+    quality: float  # measured retention, full k' = 1.0
+
+    @property
+    def mean_k(self) -> float:
+        return sum(self.k) / len(self.k)

@@ -1,0 +1,31 @@
+"""Opinions: how many experts a token deserves now, and why.
+
+`POLICIES` names them; `build` makes the one an SLO policy asks for, inside its guard.
+"""
+
+from collections.abc import Callable
+
+from controller.config import SloPolicy
+from controller.policy import Policy
+from controller.profiles import Profile
+from policies.fixed import Fixed
+from policies.guarded import Guarded
+from policies.predictive import Predictive
+
+POLICIES: dict[str, Callable[[SloPolicy, Profile], Policy]] = {
+    "fixed": Fixed.from_slo_policy,
+    "predictive": Predictive.from_slo_policy,
+}
+
+
+def build(slo_policy: SloPolicy, profile: Profile, start_k: float) -> Policy:
+    """The policy named in `slo_policy`, guarded, starting from the k' that runs now."""
+    experts = slo_policy.experts
+    return Guarded(
+        POLICIES[slo_policy.policy.name](slo_policy, profile),
+        floor=experts.floor,
+        ceiling=experts.ceiling,
+        start=start_k,
+        dwell_s=slo_policy.guard.dwell_s,
+        tolerance=slo_policy.guard.tolerance,
+    )

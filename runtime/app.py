@@ -1,0 +1,49 @@
+"""The composition root: `runtime.app:build` is what serve.yaml names."""
+
+from pathlib import Path
+
+import ray
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from ray import serve
+from ray.serve.config import DeploymentActorConfig
+
+from runtime import governor
+from runtime.replica import Replica, api
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class AppArgs(BaseModel):
+    """`args` of serve.yaml. Relative paths count from the repository. A change reloads the model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoint: str = "checkpoints/prose-27m"
+    profile: str | None = None  # default: profile.json in the checkpoint
+    journal: str = "runs/journal.jsonl"
+    max_batch_tokens: PositiveInt = 256  # bounds a step, and with it how long a plan change waits
+    cache_tokens: PositiveInt = 65536
+
+
+def build(args: AppArgs) -> serve.Application:
+    checkpoint = REPOSITORY / args.checkpoint
+    profile = REPOSITORY / args.profile if args.profile else checkpoint / "profile.json"
+    actor = DeploymentActorConfig(
+        name=governor.NAME,
+        actor_class=ray.remote(governor.Governor),
+        init_kwargs={"profile": str(profile), "journal": str(REPOSITORY / args.journal)},
+        actor_options={"num_cpus": 0},
+    )
+    deployment = serve.deployment(
+        name="ElasticMoE",
+        max_ongoing_requests=100_000,  # the engine queues: Serve must not hide the queue from it
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=60,
+        deployment_actors=[actor],
+    )(serve.ingress(api)(Replica))
+    return deployment.bind(
+        checkpoint=str(checkpoint),
+        profile=str(profile),
+        max_batch_tokens=args.max_batch_tokens,
+        cache_tokens=args.cache_tokens,
+    )

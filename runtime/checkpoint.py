@@ -1,0 +1,116 @@
+"""A checkpoint folder -> model, tokenizer, dial; refuses what cannot be served elastically."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from controller.config import PolicyError, Problem, SloPolicy, parse_policy
+from controller.profiles import Profile, ProfileError, load_profile
+from runtime.elastic import ExpertDial, NotElasticError
+
+NUM_PROOF_TOKENS = 16
+
+
+class CheckpointError(ValueError):
+    """The folder is not a checkpoint that kprime can serve; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    folder: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    dial: ExpertDial
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def context_tokens(self) -> int:
+        return int(self.model.config.max_position_embeddings)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Load, move to the best device and dtype, and prove that k' takes effect.
+
+    Raises CheckpointError for a folder without a checkpoint or a model without a working dial.
+    """
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder}: no config.json; expected a transformers checkpoint folder"
+        )
+    disable_progress_bar()
+    try:
+        AutoConfig.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=best_dtype(), local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
+    model = model.to(best_device()).eval()
+    try:
+        dial = ExpertDial(model)
+        dial.prove(torch.arange(NUM_PROOF_TOKENS, device=model.device)[None])
+    except NotElasticError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    return Checkpoint(folder, model, tokenizer, dial)
+
+
+def load_profile_of(checkpoint: Checkpoint, path: Path) -> Profile:
+    """The profile at `path`; raises ProfileError if it is not this checkpoint's."""
+    profile = load_profile(path)
+    expected = checkpoint_sha256(checkpoint.folder)
+    if profile.checkpoint_sha256 != expected:
+        raise ProfileError(
+            f"{path}: checkpoint_sha256: made for {profile.checkpoint_sha256[:12]}..., but "
+            f"{checkpoint.folder} is {expected[:12]}...; run kprime calibrate"
+        )
+    return profile
+
+
+def serve_policy(
+    user_config: dict[str, object], checkpoint: Checkpoint, profile: Profile
+) -> SloPolicy:
+    """The SLO policy in Serve's `user_config`; raises PolicyError also for what the model lacks."""
+    if set(user_config) != {"slo_policy"}:
+        keys = ", ".join(map(repr, user_config)) or "nothing"
+        raise PolicyError([Problem("user_config", f"holds {keys}; accepted: slo_policy alone")])
+    slo_policy = parse_policy(user_config["slo_policy"])
+    lowest, highest = profile.rungs[0].mean_k, profile.rungs[-1].mean_k
+    experts = slo_policy.experts
+    if not lowest <= experts.floor <= experts.ceiling <= min(highest, checkpoint.dial.max_k):
+        bounds = f"{experts.floor}..{experts.ceiling} is outside what the profile gives"
+        raise PolicyError([Problem("experts", f"{bounds}, {lowest:g}..{highest:g}")])
+    return slo_policy
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """One hash over all weight files, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def best_dtype() -> torch.dtype:
+    """bf16 where the hardware multiplies it; emulated, it is 2-5x slower than fp32 (docs/log.md)."""
+    if torch.cuda.is_available():
+        return torch.bfloat16
+    cpu = torch.cpu.get_capabilities()
+    return torch.bfloat16 if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else torch.float32

@@ -1,0 +1,127 @@
+"""A local Ray with the kprime application on it: start, deploy, wait, redeploy, leave nothing behind.
+
+Uses the same `serve.yaml` and the same call as `serve run`. Everything binds to loopback.
+"""
+
+import os
+import signal
+import socket
+import time
+from types import TracebackType
+from typing import Any
+
+# Read when ray is first imported: without it Ray listens on every interface of the machine.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import psutil
+import ray
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+
+APP = "kprime"
+LOOPBACK = "127.0.0.1"
+READY_TIMEOUT_S = 180.0
+POLL_S = 0.2
+GRACE_S = 10.0
+
+
+class DeployError(RuntimeError):
+    """The application did not come up; the message is Serve's."""
+
+
+class PortBusyError(ValueError):
+    """The HTTP port is taken."""
+
+
+class LocalCluster:
+    """Context manager. On exit every process it started is gone, also after an interrupt."""
+
+    def __init__(self, config: dict[str, Any], *, port: int) -> None:
+        """`config` is the content of a serve.yaml; raises PortBusyError before anything starts."""
+        _require_free(port)
+        self._config = {**config, "http_options": {"host": LOOPBACK, "port": port}}
+        self.url = f"http://{LOOPBACK}:{port}"
+        self._processes: set[psutil.Process] = set()
+
+    def __enter__(self) -> "LocalCluster":
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def start(self) -> None:
+        """Start Ray and the application; whoever calls this calls `stop` whatever happens."""
+        # "local": a cluster that happens to run here already is not ours to deploy to.
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, self._deployment["num_replicas"]),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _node_ip_address=LOOPBACK,
+        )
+        serve.start(http_options=self._config["http_options"], proxy_location="HeadOnly")
+        self.deploy(self._config)
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def deploy(self, config: dict[str, Any]) -> None:
+        """Deploy and wait until it runs; redeploying with another `user_config` restarts nothing.
+
+        Raises DeployError with Serve's message.
+        """
+        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            self._processes |= _descendants()
+            app = serve.status().applications.get(APP)
+            if app and app.status == ApplicationStatus.RUNNING:
+                return
+            if app and app.status in (
+                ApplicationStatus.DEPLOY_FAILED,
+                ApplicationStatus.UNHEALTHY,
+            ):
+                details = [deployment.message for deployment in app.deployments.values()]
+                raise DeployError("\n".join([app.message, *details]).strip())
+            time.sleep(POLL_S)
+        raise DeployError(f"the application is not running after {READY_TIMEOUT_S:g} s")
+
+    def stop(self) -> None:
+        """Shut Ray down; what has not ended by itself after a grace period is killed."""
+        # Ray's own SIGTERM handler sets an alarm that would end this process in the middle of it.
+        signal.alarm(0)
+        self._processes |= _descendants()
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
+        _, alive = psutil.wait_procs(self._processes, timeout=GRACE_S)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=GRACE_S)
+
+    @property
+    def _deployment(self) -> dict[str, Any]:
+        return self._config["applications"][0]["deployments"][0]
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise PortBusyError(f"port {port} on {LOOPBACK} is taken ({error.strerror})") from error
+
+
+def _descendants() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))

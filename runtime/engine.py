@@ -1,0 +1,209 @@
+"""Continuous batching with a dial: requests in, tokens out, one plan per step.
+
+Wraps transformers' ContinuousBatchingManager. Gives each token with the plan it was made under, and
+a record of every step. A plan is swapped only between two steps. Knows nothing of HTTP, Ray or SLOs.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import nn
+from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers.generation.continuous_batching.continuous_api import (
+    ContinuousBatchingManager,
+    ContinuousBatchProcessor,
+    OutputRouter,
+)
+from transformers.generation.continuous_batching.requests import GenerationOutput
+
+from controller.signals import Plan, Step
+from runtime import attention
+from runtime.elastic import ExpertDial
+
+PAGE_TOKENS = 64
+# transformers builds the per-request samplers only for settings that are on; every request then
+# brings its own values.
+SAMPLING = GenerationConfig(do_sample=True, temperature=0.5, top_p=0.5, top_k=2, max_new_tokens=16)
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What one step produced for one request, and under which plan."""
+
+    request_id: str
+    tokens: tuple[int, ...]
+    plan: Plan
+    at_s: float
+    finished: bool
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose the next token. Temperature 0 is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def arguments(self, vocab_size: int) -> dict[str, float | int]:
+        if self.temperature == 0:
+            return {"temperature": 1.0, "top_p": 1.0, "top_k": 1}
+        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": vocab_size}
+
+
+class Engine:
+    """One model, its batches and its plan. Thread-safe; torch runs in the manager's own thread."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dial: ExpertDial,
+        plan: Plan,
+        *,
+        max_batch_tokens: int,
+        cache_tokens: int,
+        on_step: Callable[[Step, dict[str, int]], None],
+        on_emissions: Callable[[list[Emission]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._dial = dial
+        self._clock = clock
+        self._vocab_size = int(model.config.vocab_size)
+        self._apply_lock = threading.Lock()
+        self.plan = plan
+        dial.set(plan.k)
+        model.set_attn_implementation("sdpa")  # what the manager accepts; ours follows below
+        self._manager = _SteppedManager(
+            model,
+            SAMPLING,
+            ContinuousBatchingConfig(
+                page_size=PAGE_TOKENS,
+                num_blocks=cache_tokens // PAGE_TOKENS,
+                max_batch_tokens=max_batch_tokens,
+                allow_block_sharing=False,  # a shared prefix would carry keys of an older plan
+                use_async_batching=False,
+                use_cuda_graph=False,  # a captured graph would replay the k' it was captured with
+                auto_switch_to_flash=False,
+                per_request_processors=True,
+            ),
+            on_step=lambda step, prefilled: on_step(
+                replace(step, mean_k=self.plan.mean_k), prefilled
+            ),
+        )
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+        self._manager.output_router = _StampingRouter(
+            lambda outputs: on_emissions([self._emission(output) for output in outputs])
+        )
+        self._num_emitted: dict[str, int] = {}
+
+    def start(self) -> None:
+        self._manager.start()
+
+    def stop(self) -> None:
+        self._manager.stop(block=True, timeout=30, hard_stop=True)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine cannot serve any more; None while it can."""
+        if self._manager.background_thread_status.fatal_error is not None:
+            return f"engine stopped: {self._manager.background_thread_status.fatal_error}"
+        return None if self._manager.is_running() else "engine is not running"
+
+    def submit(
+        self,
+        request_id: str,
+        prompt: list[int],
+        max_tokens: int,
+        sampling: Sampling,
+        eos_token_id: int | None,
+    ) -> None:
+        """Queue a request; its emissions follow. Raises RuntimeError once the engine has stopped."""
+        accepted = self._manager.add_request(
+            prompt,
+            request_id=request_id,
+            max_new_tokens=max_tokens,
+            streaming=True,
+            eos_token_id=-1 if eos_token_id is None else eos_token_id,
+            **sampling.arguments(self._vocab_size),
+        )
+        if accepted is None:
+            raise RuntimeError(self.failure or "engine refused the request")
+
+    def cancel(self, request_id: str) -> None:
+        """Drop a request and free its cache. It emits nothing more."""
+        self._manager.cancel_request(request_id)
+        self._num_emitted.pop(request_id, None)
+
+    def apply(self, plan: Plan) -> None:
+        """Swap the plan between two steps. Blocks for at most the rest of the running step."""
+        with self._apply_lock, self._manager.pause():
+            self._dial.set(plan.k)
+            self.plan = plan
+
+    async def apply_async(self, plan: Plan) -> None:
+        """`apply` without blocking the event loop."""
+        await asyncio.to_thread(self.apply, plan)
+
+    def _emission(self, output: GenerationOutput) -> Emission:
+        """Called in the engine's thread inside the step that made the tokens: the plan is theirs."""
+        already = self._num_emitted.get(output.request_id, 0)
+        tokens = tuple(output.generated_tokens[already:])
+        if output.is_finished():
+            self._num_emitted.pop(output.request_id, None)
+        else:
+            self._num_emitted[output.request_id] = already + len(tokens)
+        return Emission(
+            output.request_id, tokens, self.plan, self._clock(), output.is_finished(), output.error
+        )
+
+
+class _SteppedManager(ContinuousBatchingManager):
+    """Reports every step with its composition and duration, from the engine's thread."""
+
+    def __init__(self, *args: object, on_step: Callable[[Step, dict[str, int]], None]) -> None:
+        super().__init__(*args)
+        self._on_step = on_step
+        self.current_batch = 0
+
+    def _generation_loop_body(
+        self, batch_processor: ContinuousBatchProcessor, bootstrapping: bool
+    ) -> bool:
+        batches_before, started_s = self.current_batch, time.perf_counter()
+        goes_on = super()._generation_loop_body(batch_processor, bootstrapping)
+        if self.current_batch > batches_before:
+            duration_s = time.perf_counter() - started_s
+            self._on_step(*_composition(batch_processor, duration_s))
+        return goes_on
+
+
+def _composition(
+    batch_processor: ContinuousBatchProcessor, duration_s: float
+) -> tuple[Step, dict[str, int]]:
+    """The step that just ran, and its prompt tokens by request."""
+    prefilled: dict[str, int] = {}
+    decode_tokens = 0
+    for scheduled in batch_processor.inputs_and_outputs.requests_in_batch:
+        # After the update a decoding request has more than the one token its prefill ended with.
+        if scheduled.query_length == 1 and scheduled.state.generated_len() > 1:
+            decode_tokens += 1
+        else:
+            prefilled[scheduled.state.request_id] = scheduled.query_length
+    return Step(sum(prefilled.values()), decode_tokens, 0.0, duration_s), prefilled
+
+
+class _StampingRouter(OutputRouter):
+    """Hands all outputs over in the engine's thread, one call a step."""
+
+    def __init__(self, deliver: Callable[[list[GenerationOutput]], None]) -> None:
+        super().__init__()
+        self._deliver_all = deliver
+
+    def deliver(self, output: GenerationOutput) -> None:
+        self._deliver_all([output])
+
+    def deliver_batch(self, outputs: list[GenerationOutput]) -> None:
+        self._deliver_all(outputs)

@@ -1,0 +1,90 @@
+"""The replica's side of the exchange with the governor: a Sample up, a Plan down, a lease on it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from controller.config import SloPolicy
+from controller.lease import Lease
+from controller.metrics import DeviceReader
+from controller.signals import Plan, Sample
+from controller.telemetry import Telemetry
+from runtime.engine import Engine
+from runtime.governor import Orders
+
+FIRST_PLAN_TIMEOUT_S = 5.0
+RETRY_S = 0.5
+logger = logging.getLogger("ray.serve")
+
+Exchange = Callable[[Sample, SloPolicy | None], Awaitable[Orders]]
+
+
+class Heartbeat:
+    """Exchanges for ever. After a lease without an answer the engine takes the safe plan."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        engine: Engine,
+        telemetry: Telemetry,
+        devices: DeviceReader,
+        slo_policy: SloPolicy,
+        safe_plan: Callable[[int], Plan],
+    ) -> None:
+        self._exchange_with_governor = exchange
+        self._engine = engine
+        self._telemetry = telemetry
+        self._devices = devices
+        self._safe_plan = safe_plan
+        self._slo_policy = slo_policy
+        self._policy_to_send: SloPolicy | None = slo_policy
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin, and give the first plan a moment to arrive before requests do."""
+        first = asyncio.create_task(self._exchange())
+        await asyncio.wait([first], timeout=FIRST_PLAN_TIMEOUT_S)
+        self._task = asyncio.create_task(self._run(first))
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def adopt(self, slo_policy: SloPolicy) -> None:
+        """A new SLO policy: use its lease and safe plan, and tell the governor."""
+        self._slo_policy = self._policy_to_send = slo_policy
+
+    async def _run(self, exchange: "asyncio.Task[None]") -> None:
+        lease = Lease(self._slo_policy.cadence.lease_s, time.monotonic())
+        while True:
+            await asyncio.wait([exchange], timeout=self._slo_policy.cadence.heartbeat_s)
+            if exchange.done():
+                if error := exchange.exception():
+                    logger.warning("kprime: no answer from the governor: %s", error)
+                    await asyncio.sleep(RETRY_S)
+                else:
+                    lease.renew(self._slo_policy.cadence.lease_s, time.monotonic())
+                exchange = asyncio.create_task(self._exchange())
+            if lease.lapsed(time.monotonic()):
+                await self._fall_back()
+
+    async def _exchange(self) -> None:
+        now_s, serving = time.monotonic(), self._engine.plan
+        sample = self._telemetry.sample(serving.epoch, self._devices.read(now_s), now_s)
+        policy, self._policy_to_send = self._policy_to_send, None
+        try:
+            orders = await self._exchange_with_governor(sample, policy)
+        except Exception:
+            self._policy_to_send = self._policy_to_send or policy
+            raise
+        if orders.plan is None:  # a new governor: it has to be told what it should hold
+            self._policy_to_send = self._policy_to_send or self._slo_policy
+        elif orders.plan != serving and orders.plan.epoch >= serving.epoch:
+            await self._engine.apply_async(orders.plan)
+
+    async def _fall_back(self) -> None:
+        safe = self._safe_plan(self._engine.plan.epoch)
+        if safe != self._engine.plan:
+            logger.warning("kprime: no word from the governor for the lease: safe plan %s", safe.k)
+            await self._engine.apply_async(safe)

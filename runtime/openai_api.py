@@ -1,0 +1,147 @@
+"""The OpenAI completions wire format: what a request may hold, what answers and errors look like.
+
+Knows neither engine nor Ray. Fields kprime adds live under the one key `kprime`.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from starlette.exceptions import HTTPException
+
+from controller.signals import Plan
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+
+
+class CompletionRequest(BaseModel):
+    """The part of OpenAI's completion request that kprime serves; anything else is refused by name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    prompt: str | Annotated[list[NonNegativeInt], Field(min_length=1)]
+    max_tokens: PositiveInt = 16
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    n: Literal[1] = 1
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    user: str | None = None
+    ignore_eos: bool = False  # as in vLLM: generate max_tokens whatever the model says
+
+
+class ApiError(Exception):
+    """Becomes an OpenAI error body with this HTTP status."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@dataclass
+class Served:
+    """Under which plans a request's tokens were made: running sums over tokens."""
+
+    epoch: int = 0
+    num_tokens: int = 0
+    sum_k: float = 0.0
+    sum_quality: float = 0.0
+
+    def add(self, plan: Plan, num_tokens: int) -> "Served":
+        """Count tokens; gives back these tokens alone, for their own chunk."""
+        these = Served(plan.epoch, num_tokens, num_tokens * plan.mean_k, num_tokens * plan.quality)
+        self.epoch = these.epoch
+        self.num_tokens += these.num_tokens
+        self.sum_k += these.sum_k
+        self.sum_quality += these.sum_quality
+        return these
+
+    def body(self) -> dict[str, float | int]:
+        """Token means, with the epoch of the last plan."""
+        tokens = max(1, self.num_tokens)
+        return {
+            "epoch": self.epoch,
+            "mean_k": self.sum_k / tokens,
+            "quality": self.sum_quality / tokens,
+        }
+
+
+@dataclass
+class Completion:
+    """The identity of one answer, shared by all its chunks."""
+
+    id: str
+    model: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def body(
+        self, text: str, finish_reason: str | None, served: Served, usage: dict[str, int] | None
+    ) -> dict[str, object]:
+        """A chunk, or the whole answer."""
+        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._head(), "choices": [choice], "usage": usage, "kprime": served.body()}
+
+    def usage_chunk(self, usage: dict[str, int], served: Served) -> dict[str, object]:
+        """OpenAI's last chunk when usage is asked for: no choices."""
+        return {**self._head(), "choices": [], "usage": usage, "kprime": served.body()}
+
+    def _head(self) -> dict[str, object]:
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+        }
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def install_error_handlers(api: FastAPI) -> None:
+    """Every error of the application leaves in OpenAI's shape."""
+
+    @api.exception_handler(ApiError)
+    async def _known(_request: Request, error: ApiError) -> JSONResponse:
+        return JSONResponse(error.body, error.status)
+
+    @api.exception_handler(RequestValidationError)
+    async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        problem = _validation_problem(error)
+        return JSONResponse(problem.body, problem.status)
+
+    @api.exception_handler(HTTPException)
+    async def _http(_request: Request, error: HTTPException) -> JSONResponse:
+        problem = ApiError(error.status_code, str(error.detail))
+        return JSONResponse(problem.body, problem.status, headers=error.headers)
+
+
+def _validation_problem(error: RequestValidationError) -> ApiError:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return ApiError(
+            400, f"the body is not JSON: {first['ctx']['error']} at byte {first['loc'][-1]}"
+        )
+    where = [str(part) for part in first["loc"] if part != "body"]
+    param = where[0] if where else None
+    if first["type"] == "extra_forbidden":
+        accepted = ", ".join(CompletionRequest.model_fields)
+        return ApiError(400, f"{param}: not supported; accepted: {accepted}", param=param)
+    return ApiError(400, f"{'.'.join(where) or 'body'}: {first['msg']}", param=param)

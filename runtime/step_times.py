@@ -1,0 +1,147 @@
+"""Step time against what a step holds, measured on the real engine and fitted rung by rung.
+
+Rungs are interleaved and repeated, so that a drift of the machine touches all of them alike.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from scipy.optimize import nnls
+
+from controller.profiles import Fit, StepCost
+from controller.signals import Plan, Step
+from runtime.checkpoint import Checkpoint
+from runtime.engine import Emission, Engine, Sampling
+
+PREFILL_SIZES = (16, 32, 64, 128, 192, 256)
+DECODE_BATCHES = (1, 2, 4, 8, 16)
+PROMPT_TOKENS = 256  # of the decoding requests: an average context
+DECODE_TOKENS = 12
+HELD_OUT = {(128, 0), (0, 4)}  # (prefill, decode): never fitted, only predicted
+GREEDY = Sampling(temperature=0)
+
+Point = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Median seconds of a step by (prefill tokens, decoding requests)."""
+
+    seconds: dict[Point, float]
+
+    def fit(self) -> StepCost:
+        """Least squares on relative errors, no negative coefficient."""
+        points = [point for point in self.seconds if point not in HELD_OUT]
+        rows = np.array([[1.0, *point] for point in points])
+        seconds = np.array([self.seconds[point] for point in points])
+        (base, prefill, decode), _ = nnls(rows / seconds[:, None], np.ones(len(points)))
+        tiny = 1e-9  # a coefficient of exactly zero would make work free
+        return StepCost(
+            base_s=base, prefill_token_s=max(prefill, tiny), decode_token_s=max(decode, tiny)
+        )
+
+    def held_out_errors(self, cost: StepCost) -> list[float]:
+        """Relative errors of the fit where it was not fitted."""
+        return [
+            abs(cost.step_s(*point) / seconds - 1)
+            for point, seconds in self.seconds.items()
+            if point in HELD_OUT
+        ]
+
+
+def measure(
+    checkpoint: Checkpoint,
+    ks: Sequence[int],
+    *,
+    max_batch_tokens: int,
+    repeats: int,
+    seed: int = 0,
+    on_round: Callable[[], None] = lambda: None,
+) -> dict[int, Table]:
+    """A table for every k', all layers alike. One call of `on_round` per k' and repeat."""
+    random = np.random.default_rng(seed)
+    seen: dict[int, dict[Point, list[float]]] = {k: defaultdict(list) for k in ks}
+    with _Bench(checkpoint, max_batch_tokens) as bench:
+        bench.run([(PROMPT_TOKENS, 2)], random)  # the first steps pay for allocation
+        for _ in range(repeats):
+            for epoch, k in enumerate(random.permutation(ks), 1):
+                bench.apply(int(k), epoch)
+                for step in bench.round(random):
+                    seen[int(k)][step.prefill_tokens, step.decode_tokens].append(step.duration_s)
+                on_round()
+    wanted = {(size, 0) for size in PREFILL_SIZES} | {(0, batch) for batch in DECODE_BATCHES}
+    wanted |= {(PREFILL_SIZES[-1] - batch, batch) for batch in DECODE_BATCHES}
+    return {
+        k: Table({point: median(times) for point, times in points.items() if point in wanted})
+        for k, points in seen.items()
+    }
+
+
+def describe(tables: dict[int, Table], costs: dict[int, StepCost]) -> Fit:
+    errors = [error for k in tables for error in tables[k].held_out_errors(costs[k])]
+    num_points = sum(len(table.seconds) for table in tables.values())
+    return Fit(
+        mape_held_out=float(np.mean(errors)),
+        points=num_points - len(errors),
+        points_held_out=len(errors),
+    )
+
+
+class _Bench:
+    """An engine that runs batches of made-up requests to their end and keeps the steps."""
+
+    def __init__(self, checkpoint: Checkpoint, max_batch_tokens: int) -> None:
+        self._vocab_size = len(checkpoint.tokenizer)
+        self._num_layers = len(checkpoint.dial.layers)
+        self._steps: list[Step] = []
+        self._running = 0
+        self._idle = threading.Event()
+        self._num_submitted = 0
+        self._engine = Engine(
+            checkpoint.model,
+            checkpoint.dial,
+            Plan(0, checkpoint.dial.plan, 1.0),
+            max_batch_tokens=max_batch_tokens,
+            cache_tokens=32_768,
+            on_step=lambda step, _: self._steps.append(step),
+            on_emissions=self._emitted,
+        )
+
+    def __enter__(self) -> "_Bench":
+        self._engine.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.stop()
+
+    def apply(self, k: int, epoch: int) -> None:
+        self._engine.apply(Plan(epoch, (k,) * self._num_layers, 1.0))
+
+    def round(self, random: np.random.Generator) -> list[Step]:
+        """Prompts of every size alone, then every decode batch."""
+        steps = [step for size in PREFILL_SIZES for step in self.run([(size, 1)], random)]
+        for batch in DECODE_BATCHES:
+            steps += self.run([(PROMPT_TOKENS, DECODE_TOKENS)] * batch, random)
+        return steps
+
+    def run(self, requests: list[tuple[int, int]], random: np.random.Generator) -> list[Step]:
+        """Submit (prompt tokens, output tokens) together; wait for all; give the steps."""
+        self._steps, self._running = [], len(requests)
+        self._idle.clear()
+        for prompt_tokens, output_tokens in requests:
+            self._num_submitted += 1
+            prompt = random.integers(0, self._vocab_size, prompt_tokens).tolist()
+            self._engine.submit(str(self._num_submitted), prompt, output_tokens, GREEDY, None)
+        while not self._idle.wait(timeout=1.0):
+            if self._engine.failure:
+                raise RuntimeError(self._engine.failure)
+        return list(self._steps)
+
+    def _emitted(self, emissions: list[Emission]) -> None:
+        self._running -= sum(emission.finished for emission in emissions)
+        if self._running == 0:
+            self._idle.set()

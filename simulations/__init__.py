@@ -1,0 +1,1 @@
+"""The load side: traces, schedules and the live load generator."""

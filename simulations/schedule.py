@@ -1,0 +1,111 @@
+"""Turns a trace into what is replayed: cuts it, scales its rate, fits its lengths to a model.
+
+Takes and gives requests in order of arrival. Random only by the seed it is given. Knows nothing of
+servers; a request that is impossible to schedule is a ValueError.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import floor, inf, isfinite
+
+import numpy as np
+
+from simulations.traces import Request, Trace
+
+JITTER_S = 0.5  # of a copied request: apart enough not to double every burst, inside its second
+
+Requests = tuple[Request, ...]
+
+
+def cut(trace: Trace, start_s: float = 0.0, duration_s: float | None = None) -> Requests:
+    """The requests of [start, start + duration), their arrivals counted from the start."""
+    end_s = inf if duration_s is None else duration_s
+    kept = tuple(
+        Request(request.arrival_s - start_s, request.input_tokens, request.output_tokens)
+        for request in trace.requests
+        if 0 <= request.arrival_s - start_s < end_s
+    )
+    if not kept:
+        span_s = trace.requests[-1].arrival_s
+        raise ValueError(
+            f"no request of {trace.name} in the {end_s:g} s after {start_s:g} s; "
+            f"it spans 0 to {span_s:g} s"
+        )
+    return kept
+
+
+def scale_rate(requests: Sequence[Request], factor: float, seed: int) -> Requests:
+    """Keeps each request `factor` times on average: bursts stay where they are and as long.
+
+    Copies beyond the first are moved by up to half a second. With one seed, a higher factor keeps
+    every request that a lower one keeps.
+    """
+    if not (isfinite(factor) and factor > 0):
+        raise ValueError(f"rate factor {factor:g}: expected a number above 0")
+    if factor == 1:
+        return tuple(requests)
+    whole = floor(factor)
+    rng = np.random.default_rng(seed)
+    extra = rng.random(len(requests)) < factor - whole
+    scaled: list[Request] = []
+    for request, one_more in zip(requests, extra, strict=True):
+        for copy in range(whole + int(one_more)):
+            scaled.append(_jittered(request, rng) if copy else request)
+    if not scaled:
+        raise ValueError(f"rate factor {factor:g}: none of {len(requests)} requests is left")
+    return tuple(sorted(scaled, key=lambda request: request.arrival_s))
+
+
+def _jittered(request: Request, rng: np.random.Generator) -> Request:
+    arrival_s = request.arrival_s + float(rng.uniform(-JITTER_S, JITTER_S))
+    return Request(max(0.0, arrival_s), request.input_tokens, request.output_tokens)
+
+
+def fit_lengths(requests: Sequence[Request], context_tokens: int) -> tuple[Requests, float]:
+    """Shrinks prompts and outputs by one factor until the longest request fits the context.
+
+    One factor keeps the trace's balance of prefill and decode, which two would distort.
+    """
+    if context_tokens < 2:
+        raise ValueError(f"context of {context_tokens} tokens: expected 2 or more")
+    longest = max(request.input_tokens + request.output_tokens for request in requests)
+    factor = min(1.0, context_tokens / longest)
+    return tuple(_fitted(request, factor, context_tokens) for request in requests), factor
+
+
+def _fitted(request: Request, factor: float, context_tokens: int) -> Request:
+    # Rounding both up could pass the context by one token: the prompt gives way.
+    output_tokens = min(max(1, round(request.output_tokens * factor)), context_tokens - 1)
+    input_tokens = min(max(1, round(request.input_tokens * factor)), context_tokens - output_tokens)
+    return Request(request.arrival_s, input_tokens, output_tokens)
+
+
+def peak_rps(requests: Sequence[Request], window_s: float) -> float:
+    """The highest arrival rate over any trailing window."""
+    return max(_trailing_counts(requests, window_s), default=0) / window_s
+
+
+def burst_end_s(
+    requests: Sequence[Request], capacity_rps: float, window_s: float = 5.0
+) -> float | None:
+    """When the trailing window last stops holding more arrivals than capacity allows; None: never.
+
+    That moment is an arrival leaving the window, so it lags the last request of a burst.
+    """
+    limit = capacity_rps * window_s
+    arrivals_s = [request.arrival_s for request in requests]
+    ends_s = [
+        # The window falls to the limit when only floor(limit) of its arrivals are left in it.
+        arrivals_s[last - floor(limit)] + window_s
+        for last, count in enumerate(_trailing_counts(requests, window_s))
+        if count > limit
+    ]
+    return max(ends_s, default=None)
+
+
+def _trailing_counts(requests: Sequence[Request], window_s: float) -> Iterator[int]:
+    """At each arrival, itself included: how many arrived in (now - window, now]."""
+    oldest = 0
+    for last, request in enumerate(requests):
+        while requests[oldest].arrival_s <= request.arrival_s - window_s:
+            oldest += 1
+        yield last - oldest + 1

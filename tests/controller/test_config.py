@@ -1,0 +1,196 @@
+"""What an SLO policy accepts, defaults to and refuses."""
+
+import copy
+import math
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.config import Cadence, Guard, PolicyError, Problem, SloPolicy, parse_policy
+
+MINIMAL: dict[str, Any] = {
+    "version": 1,
+    "slo": {"ttft_s": 1.0, "tpot_s": 0.1},
+    "experts": {"floor": 1, "ceiling": 8},
+    "policy": {"name": "predictive"},
+}
+
+
+def changed(key: str, value: object) -> dict[str, Any]:
+    """MINIMAL with one dotted key set."""
+    data = copy.deepcopy(MINIMAL)
+    *sections, last = key.split(".")
+    section = data
+    for name in sections:
+        section = section.setdefault(name, {})
+    section[last] = value
+    return data
+
+
+def problems(data: object) -> dict[str, str]:
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(data)
+    return {problem.key: problem.message for problem in caught.value.problems}
+
+
+def test_a_minimal_policy_gets_the_defaults() -> None:
+    policy = parse_policy(MINIMAL)
+    assert (policy.slo.ttft_s, policy.slo.tpot_s, policy.slo.margin) == (1.0, 0.1, 0.8)
+    assert (policy.experts.floor, policy.experts.ceiling) == (1, 8)
+    assert policy.policy.k is None
+    assert policy.guard == Guard(dwell_s=1.0, tolerance=0.25)
+    assert policy.cadence == Cadence(tick_s=0.2, heartbeat_s=0.2, stale_s=1.0, lease_s=5.0)
+
+
+def test_safe_is_the_ceiling_unless_given() -> None:
+    assert parse_policy(changed("experts.ceiling", 4)).experts.safe == 4
+    assert parse_policy(changed("experts.safe", 2)).experts.safe == 2
+
+
+def test_an_integer_is_taken_for_a_duration() -> None:
+    assert parse_policy(changed("slo.ttft_s", 2)).slo.ttft_s == 2.0
+
+
+def test_a_fixed_policy_holds_its_k() -> None:
+    policy = parse_policy(changed("policy", {"name": "fixed", "k": 4}))
+    assert (policy.policy.name, policy.policy.k) == ("fixed", 4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("version", 2, "should be 1, the only version so far, given 2"),
+        ("version", True, "should be a valid integer, given True"),
+        ("slo.ttft_s", "1.0", "should be a valid number, given '1.0'"),
+        ("slo.ttft_s", True, "should be a valid number, given True"),
+        ("slo.ttft_s", math.nan, "should be a finite number, given nan"),
+        ("slo.tpot_s", math.inf, "should be a finite number, given inf"),
+        ("slo.tpot_s", 0, "should be greater than 0, given 0"),
+        ("slo.margin", 1.1, "should be less than or equal to 1, given 1.1"),
+        ("slo.margin", 0, "should be greater than 0, given 0"),
+        ("slo.margin", math.nan, "should be a finite number, given nan"),
+        ("experts.floor", 0, "should be greater than or equal to 1, given 0"),
+        ("experts.floor", 1.0, "should be a valid integer, given 1.0"),
+        ("experts.ceiling", 0, "should be greater than or equal to 1, given 0"),
+        ("experts.safe", 9, "should be within floor..ceiling (1..8), given 9"),
+        ("policy.name", "fast", "should be 'predictive' or 'fixed', given 'fast'"),
+        ("policy.k", 8, "should be left out: only the policy named fixed takes k, given 8"),
+        ("guard.dwell_s", -1.0, "should be greater than 0, given -1.0"),
+        ("guard.tolerance", math.inf, "should be a finite number, given inf"),
+        ("cadence.tick_s", [1], "should be a valid number, given a list"),
+        ("cadence.heartbeat_s", {}, "should be a valid number, given a mapping"),
+        ("cadence.stale_s", 0.2, "should be above heartbeat_s (0.2), given 0.2"),
+        ("cadence.lease_s", 0.6, "should be above three times heartbeat_s (0.6), given 0.6"),
+        ("guard", None, "should be a mapping with the keys dwell_s, tolerance, given nothing"),
+    ],
+)
+def test_each_refusal_says_what_was_given_and_what_is_accepted(
+    key: str, value: object, message: str
+) -> None:
+    assert problems(changed(key, value)) == {key: message}
+
+
+def test_a_ceiling_below_the_floor_is_refused() -> None:
+    data = changed("experts", {"floor": 4, "ceiling": 2, "safe": 4})
+    assert problems(data) == {"experts.ceiling": "should be at least floor (4), given 2"}
+
+
+def test_a_fixed_policy_needs_a_k_within_bounds() -> None:
+    accepted = "should be the k' to hold, an integer within floor..ceiling, given nothing"
+    assert problems(changed("policy.name", "fixed")) == {"policy.k": accepted}
+    outside = problems(changed("policy", {"name": "fixed", "k": 9}))
+    assert outside == {"policy.k": "should be within floor..ceiling (1..8), given 9"}
+
+
+def test_a_heartbeat_is_compared_with_the_default_lease_and_staleness() -> None:
+    assert problems(changed("cadence.heartbeat_s", 2.0)) == {
+        "cadence.stale_s": "should be above heartbeat_s (2), given 1.0",
+        "cadence.lease_s": "should be above three times heartbeat_s (6), given 5.0",
+    }
+
+
+def test_an_unknown_key_is_named_with_the_closest_one() -> None:
+    assert problems(changed("experts.celing", 8)) == {
+        "experts.celing": "is not a known key, accepted: floor, ceiling, safe; "
+        "did you mean ceiling?"
+    }
+    assert problems(changed("zzz", 8)) == {
+        "zzz": "is not a known key, accepted: version, slo, experts, policy, guard, cadence"
+    }
+
+
+def test_a_key_that_is_no_text_is_unknown() -> None:
+    data = MINIMAL | {"guard": {7: 1}}
+    assert problems(data) == {"guard.7": "is not a known key, accepted: dwell_s, tolerance"}
+
+
+def test_a_missing_key_is_named_with_its_meaning() -> None:
+    data = changed("experts", {"floor": 1})
+    assert problems(data) == {"experts.ceiling": "is missing: highest k', an integer from floor up"}
+
+
+@pytest.mark.parametrize("data", [None, [], "slo", 3])
+def test_a_document_that_is_no_mapping_is_refused_as_a_whole(data: object) -> None:
+    (message,) = problems(data).values()
+    assert message.startswith("should be a mapping with the keys version, slo, experts")
+
+
+def test_all_problems_are_listed_one_a_line() -> None:
+    data = changed("slo.ttft_s", -1) | {"policy": {"name": "fixed", "k": 9}}
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(data)
+    assert str(caught.value).splitlines() == [
+        "slo.ttft_s: should be greater than 0, given -1",
+        "policy.k: should be within floor..ceiling (1..8), given 9",
+    ]
+
+
+def test_long_values_are_cut_and_huge_integers_described() -> None:
+    assert len(problems(changed("slo.ttft_s", "x" * 999))["slo.ttft_s"]) < 120
+    huge = problems(changed("slo.ttft_s", 10**5000))["slo.ttft_s"]
+    assert huge == "should be a valid number, given an integer of more than 15 digits"
+
+
+def test_a_policy_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse_policy(MINIMAL).slo.ttft_s = 2.0  # type: ignore[misc]
+
+
+def test_every_field_has_a_description() -> None:
+    schema = SloPolicy.model_json_schema()
+    for model in [schema, *schema["$defs"].values()]:
+        for name, field in model["properties"].items():
+            assert field.get("description"), name
+
+
+def test_a_policy_survives_its_own_dump() -> None:
+    policy = parse_policy(changed("experts.safe", 3))
+    assert parse_policy(policy.model_dump(mode="json")) == policy
+
+
+def test_an_error_survives_the_way_between_processes() -> None:
+    error = PolicyError([Problem("slo.ttft_s", "is missing", 3)], "policy.yaml")
+    again = pickle.loads(pickle.dumps(error))
+    assert again.problems == error.problems
+    assert str(again) == "policy.yaml:3: slo.ttft_s: is missing"
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(st.sampled_from([*MINIMAL, "guard", "cadence", "slo.ttft_s", "policy.k", "x"]), anything)
+def test_any_plain_data_gives_a_policy_or_a_list_of_problems(key: str, value: object) -> None:
+    try:
+        policy = parse_policy(changed(key, value))
+    except PolicyError as error:
+        assert error.problems and str(error)
+    else:
+        assert policy.experts.floor <= policy.experts.safe <= policy.experts.ceiling
