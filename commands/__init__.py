@@ -1,1 +1,1 @@
-"""The command line: one file a command. Imports are inside the commands, so that `--help` is quick."""
+"""The command line: one file a command. Heavy imports are inside, so that `--help` is quick."""

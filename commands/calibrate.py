@@ -23,7 +23,7 @@ def calibrate(
     windows: Annotated[int, typer.Option(min=2, help="Windows of 512 tokens per k'")] = 96,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds of step timing per k'")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads, as a replica has")] = 1,
-    max_batch_tokens: Annotated[int, typer.Option(min=32, help="As served")] = 256,
+    max_batch_tokens: Annotated[int, typer.Option(min=32, help="As served")] = 192,
 ) -> None:
     """Measure step time and quality at each k', fit the cost model, write the profile.
 
@@ -64,14 +64,16 @@ def calibrate(
             on_progress=lambda stage: progress.advance(tasks[stage]),
         )
     write_profile(profile, out)
-    table = Table("k'", "NLL", "quality", "95 % interval", "256-token step, ms", "decode of 8, ms")
+    table = Table(
+        "k'", "NLL", "quality", "95 % interval", "full prefill step, ms", "decode of 8, ms"
+    )
     for rung in profile.rungs:
         table.add_row(
             f"{rung.mean_k:g}",
             f"{rung.nll:.4f}",
             f"{rung.quality:.4f}",
             f"{rung.quality_low:.4f} .. {rung.quality_high:.4f}",
-            f"{1000 * rung.cost.step_s(256, 0):.1f}",
+            f"{1000 * rung.cost.step_s(max_batch_tokens, 0):.1f}",
             f"{1000 * rung.cost.step_s(0, 8):.1f}",
         )
     Console().print(table)

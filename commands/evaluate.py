@@ -25,7 +25,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Figures to write")] = None,
 ) -> None:
-    """Measure NLL, bits per byte and next-token accuracy, with 95 % bootstrap intervals over windows.
+    """Measure NLL, bits per byte and next-token accuracy, with 95 % intervals over windows.
 
     Example: kprime evaluate --checkpoint checkpoints/prose-27m
     --text checkpoints/prose-27m/test.txt --k 1,2,4,8

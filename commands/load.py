@@ -6,16 +6,16 @@ only checks what the operator wrote and shows what came out.
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from commands.exits import BAD_INPUT, FAILED, bad_input, stop
 from simulations.load import LoadError, replay
 from simulations.prompts import Prompts
 from simulations.results import Record, summarise, write_records
@@ -24,7 +24,6 @@ from simulations.traces import Trace, read_trace
 
 CHECKPOINT = Path("checkpoints/prose-27m")
 LATENESS_SHARE = 0.05  # of the TTFT objective; sends later than that spoil the measurement
-FAILED, BAD_INPUT = 1, 2
 
 
 def load(
@@ -35,6 +34,11 @@ def load(
         float | None, typer.Option(help="Seconds of the trace; default all")
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Mean requests/s; default the trace's")] = None,
+    load: Annotated[
+        float | None, typer.Option(help="Rate as a share of capacity at full k'; needs --profile")
+    ] = None,
+    profile: Annotated[Path | None, typer.Option(help="The served model's profile.json")] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Replicas behind the url, for --load")] = 2,
     slo_class: Annotated[str | None, typer.Option(help="Sent as X-SLO-Class")] = None,
     model: Annotated[str | None, typer.Option(help="Default: the first the server lists")] = None,
     text: Annotated[Path, typer.Option(help="Prompts are cut from it")] = CHECKPOINT / "test.txt",
@@ -56,14 +60,22 @@ def load(
     """
     console = Console()
     if not url.startswith(("http://", "https://")):
-        _stop(f"--url {url}: expected http://HOST:PORT", BAD_INPUT)
+        stop(f"--url {url}: expected http://HOST:PORT", BAD_INPUT)
     _check_outputs({"--json": json_file, "--requests": requests_file})
     prompts = _prompts(text, tokenizer)
-    with _option("--trace"):
+    with bad_input("--trace"):
         read = read_trace(trace)
-    requests = _schedule(read, start, duration, rate, seed)
-    with _option("--context"):
+    with bad_input("--start, --duration"):
+        requests = cut(read, start, duration)
+    with bad_input("--context"):
         requests, length_factor = fit_lengths(requests, context - prompts.num_special_tokens)
+    full_rps = _capacity_rps(requests, load, profile, replicas)
+    if full_rps is not None:
+        if rate is not None:
+            stop("--load and --rate both set the rate: give one", BAD_INPUT)
+        rate = load * full_rps
+    if rate is not None:
+        requests = _at_rate(requests, read, start, duration, rate, seed)
     _describe(console, read, requests, length_factor)
     records = _run(console, url, model, requests, prompts, seed, slo_class)
     arm = {
@@ -75,53 +87,59 @@ def load(
     if requests_file:
         write_records(requests_file, records)
     if json_file:
-        _write_summary(json_file, read.name, arm)
+        _write_summary(json_file, read.name, load, arm)
     _show(console, arm, ttft_slo, tpot_slo)
     if not arm["completed"]:
-        _stop(f"no request completed at {url}; the last: {records[-1].error}", FAILED)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(code)
-
-
-@contextmanager
-def _option(name: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        _stop(f"{name}: {error}", BAD_INPUT)
+        stop(f"no request completed at {url}; the last: {records[-1].error}", FAILED)
 
 
 def _check_outputs(files: dict[str, Path | None]) -> None:
     """Before the run, which is lost if its results have nowhere to go."""
     for option, file in files.items():
         if file and (file.is_dir() or not file.parent.is_dir()):
-            _stop(f"{option} {file}: expected a file name in an existing folder", BAD_INPUT)
+            stop(f"{option} {file}: expected a file name in an existing folder", BAD_INPUT)
 
 
 def _prompts(text: Path, tokenizer: Path) -> Prompts:
     try:
         held_out = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        _stop(f"--text {text}: {error}; expected a UTF-8 text file", BAD_INPUT)
+        stop(f"--text {text}: {error}; expected a UTF-8 text file", BAD_INPUT)
     try:
         return Prompts(held_out, tokenizer)
     except Exception as error:  # the tokenizers library raises no narrower class
-        _stop(f"--tokenizer {tokenizer}: {error}; expected a tokenizer.json", BAD_INPUT)
+        stop(f"--tokenizer {tokenizer}: {error}; expected a tokenizer.json", BAD_INPUT)
 
 
-def _schedule(
-    trace: Trace, start_s: float, duration_s: float | None, rate_rps: float | None, seed: int
+def _capacity_rps(
+    requests: Requests, load: float | None, profile_file: Path | None, replicas: int
+) -> float | None:
+    """What the replicas complete at full k' by the profile; None unless `--load` asks for it."""
+    if load is None:
+        return None
+    if profile_file is None:
+        stop("--load: needs --profile, the profile.json of the served model", BAD_INPUT)
+    from controller.profiles import load_profile
+
+    with bad_input("--profile"):
+        profile = load_profile(profile_file)
+    full = next(rung for rung in profile.rungs if rung.mean_k == profile.full_k)
+    prompt = sum(request.input_tokens for request in requests) / len(requests)
+    output = sum(request.output_tokens for request in requests) / len(requests)
+    return replicas / full.cost.request_s(prompt, output, profile.max_batch_tokens)
+
+
+def _at_rate(
+    requests: Requests,
+    trace: Trace,
+    start_s: float,
+    duration_s: float | None,
+    rate_rps: float,
+    seed: int,
 ) -> Requests:
-    with _option("--start, --duration"):
-        requests = cut(trace, start_s, duration_s)
-    if rate_rps is None:
-        return requests
     rest_s = trace.requests[-1].arrival_s - start_s
     span_s = rest_s if duration_s is None else min(duration_s, rest_s)
-    with _option(f"--rate {rate_rps:g}"):
+    with bad_input(f"--rate {rate_rps:g}"):
         return scale_rate(requests, rate_rps * span_s / len(requests), seed)
 
 
@@ -159,14 +177,14 @@ def _run(
             on_event=lambda _: progress.advance(bar),
         )
         try:
-            with _option("--text"):  # too short for the longest prompt
+            with bad_input("--text"):  # too short for the longest prompt
                 return asyncio.run(run)
         except LoadError as error:
-            _stop(f"--url: {error}; expected an OpenAI-compatible server", FAILED)
+            stop(f"--url: {error}; expected an OpenAI-compatible server", FAILED)
 
 
-def _write_summary(file: Path, trace: str, arm: dict[str, Any]) -> None:
-    summary = {"trace": trace, "load": None, "headroom": None, "arms": {"live": arm}, "regret": {}}
+def _write_summary(file: Path, trace: str, load: float | None, arm: dict[str, Any]) -> None:
+    summary = {"trace": trace, "load": load, "headroom": None, "arms": {"live": arm}, "regret": {}}
     file.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 

@@ -25,11 +25,14 @@ def serve(
     Example: kprime serve --policy-file policies/interactive.yaml --replicas 2
     """
     from controller.policy_file import load_policy
+    from runtime.checkpoint import check_checkpoint
     from runtime.cluster import DeployError, LocalCluster
     from runtime.deployment import configure, read_serve_yaml
 
     console = Console()
     with bad_input():
+        if checkpoint is not None:
+            check_checkpoint(checkpoint)
         slo_policy = load_policy(policy_file) if policy_file else None
         config = configure(
             read_serve_yaml(SERVE_YAML),

@@ -1,4 +1,4 @@
-"""Budget -> plan. Spends the mean k' uniformly over the layers, and is the only place that rounds."""
+"""Budget -> plan. Spends the mean k' uniformly over the layers; the one place that rounds."""
 
 from controller.profiles import Profile
 from controller.signals import Budget, Plan

@@ -65,4 +65,4 @@ class Window:
         if not self._values:
             return None
         ordered = sorted(value for _, value in self._values)
-        return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
+        return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]

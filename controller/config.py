@@ -84,7 +84,7 @@ class Guard(_Section):
         default=0.25,
         ge=0,
         allow_inf_nan=False,
-        description="smaller changes of mean k' are not made",
+        description="smaller raises of mean k' are not made",
     )
 
 

@@ -1,4 +1,4 @@
-"""Samples of single replicas in, one Load of them all out: aggregate, smooth, mark what is stale."""
+"""Samples of single replicas in, one Load of them all out: aggregate, smooth, mark the stale."""
 
 from controller.averages import DecayingMean, DecayingRatio, Window
 from controller.profiles import Profile
@@ -51,8 +51,8 @@ class Estimator:
         """The last samples that are still believed."""
         return [s for at_s, s in self._last.values() if now_s - at_s <= self.stale_s]
 
-    def estimate(self, now_s: float) -> Load:
-        """What is believed now. Advances the arrival rates by the time since the last call."""
+    def estimate(self, now_s: float, mean_k: float) -> Load:
+        """What is believed now, `mean_k` being what runs. Arrival rates advance with each call."""
         self._last = {
             name: (at_s, sample)
             for name, (at_s, sample) in self._last.items()
@@ -60,16 +60,18 @@ class Estimator:
         }
         fresh = self.fresh(now_s)
         stale = len(self._last) - len(fresh)
-        self._advance_rates(now_s)
+        self._advance_rates(now_s, heard=bool(fresh))
         if not fresh:
-            return Load(at_s=now_s, replicas=0, stale_replicas=stale)
+            return Load(at_s=now_s, mean_k=mean_k, replicas=0, stale_replicas=stale)
         devices = [sample.device for sample in fresh]
         return Load(
             at_s=now_s,
+            mean_k=mean_k,
             replicas=len(fresh),
             stale_replicas=stale,
             waiting_requests=sum(sample.waiting_requests for sample in fresh),
             waiting_tokens=sum(sample.waiting_tokens for sample in fresh),
+            worst_waiting_tokens=max(sample.waiting_tokens for sample in fresh),
             running_requests=sum(sample.running_requests for sample in fresh),
             oldest_wait_s=max(sample.oldest_wait_s for sample in fresh),
             arrival_rps=self._rate_fast.value,
@@ -84,13 +86,15 @@ class Estimator:
             host_cpu_busy=_highest([device.host_cpu_busy for device in devices]),
         )
 
-    def _advance_rates(self, now_s: float) -> None:
-        if self._estimated_at_s is not None and now_s > self._estimated_at_s:
-            dt_s = now_s - self._estimated_at_s
+    def _advance_rates(self, now_s: float, heard: bool) -> None:
+        """Silence is not a rate of zero: without a fresh replica the rates stay as they were."""
+        dt_s = 0.0 if self._estimated_at_s is None else now_s - self._estimated_at_s
+        if dt_s > 0 and heard:
             self._rate_fast.add(self._new_requests / dt_s, dt_s)
             self._rate_sustained.add(self._new_requests / dt_s, dt_s)
+        if dt_s > 0 or self._estimated_at_s is None:
             self._new_requests = 0
-        self._estimated_at_s = now_s
+            self._estimated_at_s = now_s
 
 
 def _highest(values: list[float | None]) -> float | None:

@@ -29,13 +29,13 @@ class Controller:
         self.budget: Budget | None = None
 
     def observe(self, sample: Sample, now_s: float) -> None:
-        """Take a heartbeat. A replica ahead of us serves under a predecessor's plan: count on from there."""
+        """Take a heartbeat. A replica ahead of us serves a predecessor's plan: count on from it."""
         self.estimator.record(sample, now_s)
         if sample.epoch > self.plan.epoch:
             self.plan = replace(self.plan, epoch=sample.epoch + 1)
 
     def tick(self, now_s: float) -> Plan:
-        self.load = self.estimator.estimate(now_s)
+        self.load = self.estimator.estimate(now_s, self.plan.mean_k)
         self.budget = self.policy.decide(self.load)
         self.plan = self.allocator.allocate(self.budget, previous=self.plan)
         self.journal.write(self.load, self.budget, self.plan)

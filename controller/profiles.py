@@ -1,7 +1,7 @@
 """The calibrated profile: what each rung costs (step time) and gives (quality) for one checkpoint.
 
-Takes the JSON that `kprime calibrate` writes; refuses what it does not know. Between rungs, cost and
-quality are interpolated in mean k'.
+Takes the JSON that `kprime calibrate` writes; refuses what it does not know. Between rungs, cost
+and quality are interpolated in mean k'.
 """
 
 import json
@@ -27,7 +27,7 @@ class ProfileError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class StepCost(_Strict):
@@ -36,6 +36,11 @@ class StepCost(_Strict):
     base_s: float = Field(ge=0)
     prefill_token_s: PositiveFloat
     decode_token_s: PositiveFloat
+
+    def request_s(self, prompt_tokens: float, output_tokens: float, chunk_tokens: int) -> float:
+        """Engine time one request takes when steps are full: its prompt in chunks, its decodes."""
+        token_s = self.step_s(chunk_tokens, 0) / chunk_tokens
+        return prompt_tokens * token_s + output_tokens * self.decode_token_s
 
     def step_s(self, prefill_tokens: float, decode_tokens: float) -> float:
         return (
@@ -55,6 +60,13 @@ class Rung(_Strict):
     quality_low: PositiveFloat
     quality_high: PositiveFloat
     cost: StepCost
+
+    @model_validator(mode="after")
+    def _mean_is_the_plans(self) -> "Rung":
+        mean_k = sum(self.plan) / len(self.plan)
+        if abs(mean_k - self.mean_k) > 1e-6:
+            raise ValueError(f"mean_k {self.mean_k:g} is not the mean of the plan, {mean_k:g}")
+        return self
 
 
 class Fit(_Strict):
@@ -94,8 +106,10 @@ class Profile(_Strict):
         mean_ks = [rung.mean_k for rung in self.rungs]
         if mean_ks != sorted(set(mean_ks)):
             raise ValueError("rungs must go from the lowest mean_k to the highest")
-        if not mean_ks[0] <= self.full_k <= mean_ks[-1]:
-            raise ValueError(f"full_k {self.full_k} lies outside the rungs")
+        if self.full_k not in mean_ks:
+            raise ValueError(f"full_k {self.full_k} is not the mean_k of a rung")
+        if len({len(rung.plan) for rung in self.rungs}) > 1:
+            raise ValueError("the plans of the rungs have different numbers of layers")
         return self
 
     @property
@@ -123,20 +137,21 @@ class Profile(_Strict):
 def load_profile(path: Path) -> Profile:
     """Read a profile. Raises ProfileError naming the file and every problem in it."""
     try:
-        data = json.loads(path.read_text())
+        text = path.read_text()
+        data = json.loads(text)
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProfileError(
             f"{path}: not JSON ({error}); write one with kprime calibrate"
         ) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
+    if version is True or version != SCHEMA_VERSION:
         raise ProfileError(
             f"{path}: schema_version: {version!r}; this kprime reads {SCHEMA_VERSION}"
         )
     try:
-        return Profile.model_validate(data)
+        return Profile.model_validate_json(text)
     except ValidationError as error:
         problems = [
             f"{path}: {'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}"

@@ -37,8 +37,8 @@ class Sample:
 
     replica: str
     epoch: int  # of the plan it serves under
-    waiting_requests: int
-    waiting_tokens: int  # prompt tokens not yet prefilled, of waiting and running requests
+    waiting_requests: int  # without a first token
+    waiting_tokens: int  # their prompt tokens not yet prefilled
     running_requests: int
     oldest_wait_s: float  # age of the oldest request without a first token; 0 with none
     arrived_requests: int  # since the last heartbeat, like the four below
@@ -52,13 +52,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the estimator believes of all replicas together. None: not enough fresh samples to say."""
+    """What the estimator believes of all replicas together. None: too few fresh samples to say."""
 
     at_s: float
+    mean_k: float  # of the plan that runs
     replicas: int  # with a fresh sample
     stale_replicas: int = 0  # known, but silent for too long to be believed
     waiting_requests: int | None = None
     waiting_tokens: int | None = None
+    worst_waiting_tokens: int | None = None  # of the replica with the most
     running_requests: int | None = None
     oldest_wait_s: float | None = None
     arrival_rps: float | None = None  # follows the last second or so

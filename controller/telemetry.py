@@ -1,6 +1,6 @@
-"""What one replica tells of itself: requests and steps as they happen in, a Sample per heartbeat out.
+"""What one replica tells of itself: requests and steps in, a Sample per heartbeat out.
 
-Thread-safe: the engine's thread and the server's event loop both report. Knows no engine and no GPU.
+Thread-safe: the engine's thread and the server's event loop both report. Knows no engine, no GPU.
 """
 
 import threading

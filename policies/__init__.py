@@ -18,14 +18,13 @@ POLICIES: dict[str, Callable[[SloPolicy, Profile], Policy]] = {
 }
 
 
-def build(slo_policy: SloPolicy, profile: Profile, start_k: float) -> Policy:
-    """The policy named in `slo_policy`, guarded, starting from the k' that runs now."""
+def build(slo_policy: SloPolicy, profile: Profile) -> Policy:
+    """The policy named in `slo_policy`, guarded."""
     experts = slo_policy.experts
     return Guarded(
         POLICIES[slo_policy.policy.name](slo_policy, profile),
         floor=experts.floor,
         ceiling=experts.ceiling,
-        start=start_k,
         dwell_s=slo_policy.guard.dwell_s,
         tolerance=slo_policy.guard.tolerance,
     )

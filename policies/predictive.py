@@ -22,18 +22,19 @@ class Prediction:
 class Predictive:
     """Inverts the profile's step-time model under the load.
 
-    With R replicas, backlog B tokens, arrival rate a of requests with p prompt and o output tokens,
-    and chunked prefill of C tokens a step, at a rung whose step costs s(prefill, decode):
+    With R replicas, a longest backlog of B tokens on one of them (routing is never even), arrivals
+    at a rate a of requests with p prompt and o output tokens, and chunked prefill of C tokens a
+    step, at a rung whose step costs s(prefill, decode):
 
         token time   t = ratio * s(C, 0) / C            ratio: measured over predicted step time
         utilisation  u = a / R * (p * t + o * ratio * decode cost)
-        TTFT = max(B / R * t, oldest wait) + p * t + max(0, u - 1) * horizon
-        TPOT = ratio * s(C if there is a backlog else expected prefill share, running / R)
+        TTFT = max(B * t, oldest wait) + p * t + max(0, u - 1) * horizon
+        TPOT = ratio * s(min(C, max(B, u * C)), running / R)
 
     Quiet: every rung holds, the best is taken. Entering load: the first rung that holds, from the
     top, at the fast arrival rate. Leaving load: a rung above the present one must hold at the fast
     and at the sustained rate, and leave room, or the climb would not last. Overload: no rung holds;
-    the cheapest is taken, and the reason says so.
+    the least strained is taken, and the reason says so.
     """
 
     def __init__(
@@ -46,7 +47,6 @@ class Predictive:
         self._best_first = [r for r in reversed(profile.rungs) if floor <= r.mean_k <= ceiling]
         if not self._best_first:
             raise ValueError(f"the profile has no rung between floor {floor} and ceiling {ceiling}")
-        self._mean_k = self._best_first[0].mean_k
 
     @classmethod
     def from_slo_policy(cls, slo_policy: SloPolicy, profile: Profile) -> "Predictive":
@@ -61,48 +61,46 @@ class Predictive:
 
     def decide(self, load: Load) -> Budget:
         if load.replicas == 0 or load.arrival_rps is None:
-            return Budget(self._mean_k, "load unknown: hold")
-        for rung in self._best_first:
-            prediction = self._predict(rung, load, load.arrival_rps)
-            if self._holds(prediction) and self._lasts(rung, load):
-                return self._take(rung, "best rung that holds", prediction)
-        cheapest = self._best_first[-1]
-        prediction = self._predict(cheapest, load, load.arrival_rps)
-        return self._take(cheapest, "overload: no rung holds", prediction)
+            return Budget(load.mean_k, "load unknown: hold")
+        predictions = {r: self._predict(r, load, load.arrival_rps) for r in self._best_first}
+        for rung, prediction in predictions.items():
+            if self._strain(prediction) <= 1 and self._lasts(rung, load):
+                return self._budget(rung, "best rung that holds", prediction)
+        least = min(self._best_first, key=lambda rung: self._strain(predictions[rung]))
+        return self._budget(least, "overload: no rung holds", predictions[least])
 
-    def _take(self, rung: Rung, why: str, prediction: Prediction) -> Budget:
-        self._mean_k = rung.mean_k
+    def _budget(self, rung: Rung, why: str, prediction: Prediction) -> Budget:
         return Budget(
             rung.mean_k,
             f"{why}: TTFT {prediction.ttft_s:.3f}/{self._ttft_s:.3f} s, "
             f"TPOT {prediction.tpot_s:.3f}/{self._tpot_s:.3f} s, use {prediction.utilisation:.2f}",
         )
 
-    def _holds(self, prediction: Prediction) -> bool:
-        return prediction.ttft_s <= self._ttft_s and prediction.tpot_s <= self._tpot_s
+    def _strain(self, prediction: Prediction) -> float:
+        """The larger share of an objective that is used up; above 1 the rung does not hold."""
+        return max(prediction.ttft_s / self._ttft_s, prediction.tpot_s / self._tpot_s)
 
     def _lasts(self, rung: Rung, load: Load) -> bool:
-        """Only a climb is questioned."""
-        if rung.mean_k <= self._mean_k:
+        """Only a climb is questioned; on a throttled GPU the model is not trusted with one."""
+        if rung.mean_k <= load.mean_k:
             return True
         rate_rps = max(load.arrival_rps or 0.0, load.arrival_rps_sustained or 0.0)
         prediction = self._predict(rung, load, rate_rps)
-        return self._holds(prediction) and prediction.utilisation <= CLIMB_UTILISATION
+        holds = self._strain(prediction) <= 1 and prediction.utilisation <= CLIMB_UTILISATION
+        return holds and not load.gpu_throttled
 
     def _predict(self, rung: Rung, load: Load, rate_rps: float) -> Prediction:
-        chunk, ratio = self._profile.max_batch_tokens, load.step_time_ratio or 1.0
-        if load.gpu_throttled:
-            ratio *= THROTTLED_SLOWDOWN
-        token_s = ratio * rung.cost.step_s(chunk, 0) / chunk
-        prompt_s = (load.prompt_tokens or 0.0) * token_s
-        request_s = prompt_s + (load.output_tokens or 0.0) * ratio * rung.cost.decode_token_s
-        use = rate_rps / load.replicas * request_s
-        drain_s = (load.waiting_tokens or 0) / load.replicas * token_s
+        chunk, cost = self._profile.max_batch_tokens, rung.cost
+        ratio = load.step_time_ratio or 1.0
+        prompt, output = load.prompt_tokens or 0.0, load.output_tokens or 0.0
+        prompt_s = ratio * cost.request_s(prompt, 0, chunk)
+        use = rate_rps / load.replicas * ratio * cost.request_s(prompt, output, chunk)
+        drain_s = ratio * cost.request_s(load.worst_waiting_tokens or 0, 0, chunk)
         wait_s = max(drain_s, load.oldest_wait_s or 0.0)
         running = (load.running_requests or 0) / load.replicas
-        prefill = chunk if load.waiting_tokens else chunk * min(1.0, use)
+        prefill = min(chunk, max(load.worst_waiting_tokens or 0, chunk * use))
         return Prediction(
             ttft_s=wait_s + prompt_s + max(0.0, use - 1.0) * self._ttft_s,
-            tpot_s=ratio * rung.cost.step_s(prefill, running),
+            tpot_s=ratio * cost.step_s(prefill, running),
             utilisation=use,
         )

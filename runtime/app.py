@@ -8,26 +8,30 @@ from ray import serve
 from ray.serve.config import DeploymentActorConfig
 
 from runtime import governor
+from runtime.checkpoint import check_checkpoint, load_profile_of
 from runtime.replica import Replica, api
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class AppArgs(BaseModel):
-    """`args` of serve.yaml. Relative paths count from the repository. A change reloads the model."""
+    """`args` of serve.yaml. Relative paths count from the repository; changes reload the model."""
 
     model_config = ConfigDict(extra="forbid")
 
     checkpoint: str = "checkpoints/prose-27m"
     profile: str | None = None  # default: profile.json in the checkpoint
     journal: str = "runs/journal.jsonl"
-    max_batch_tokens: PositiveInt = 256  # bounds a step, and with it how long a plan change waits
+    max_batch_tokens: PositiveInt = 192  # bounds a step, and with it how long a plan change waits
     cache_tokens: PositiveInt = 65536
 
 
 def build(args: AppArgs) -> serve.Application:
     checkpoint = REPOSITORY / args.checkpoint
     profile = REPOSITORY / args.profile if args.profile else checkpoint / "profile.json"
+    # Here and not only in the replicas, which Serve would start again and again.
+    check_checkpoint(checkpoint)
+    load_profile_of(checkpoint, profile)
     actor = DeploymentActorConfig(
         name=governor.NAME,
         actor_class=ray.remote(governor.Governor),

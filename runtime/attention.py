@@ -2,8 +2,8 @@
 
 Continuous batching packs the tokens of many requests into one row. transformers' SDPA path then
 multiplies every query with every key of the whole batch and masks nearly all of it away; here each
-request's queries meet only its own keys. Set after the manager is built (which only accepts names it
-knows) and before it starts (when it decides whether to build masks).
+request's queries meet only its own keys. Set after the manager is built (which only accepts names
+it knows) and before it starts (when it decides whether to build masks).
 
 Shapes: T tokens of the step, S keys of all its requests, H heads, K key-value heads, D head size.
 """
@@ -61,7 +61,7 @@ def attention_by_request(
 
 
 def _chunk_mask(num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor | None:
-    """A later chunk of a prompt sees all earlier keys and, causally, its own; else no mask is needed."""
+    """A later chunk of a prompt sees all earlier keys and, causally, its own."""
     if num_queries in (1, num_keys):
         return None
     return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(

@@ -41,18 +41,28 @@ class Checkpoint:
         return int(self.model.config.max_position_embeddings)
 
 
+def check_checkpoint(folder: Path) -> None:
+    """Refuse, before any weight is read, what `load_checkpoint` would refuse by its structure."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder}: no config.json; expected a transformers checkpoint folder"
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            ExpertDial(AutoModelForCausalLM.from_config(config))
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Load, move to the best device and dtype, and prove that k' takes effect.
 
     Raises CheckpointError for a folder without a checkpoint or a model without a working dial.
     """
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder}: no config.json; expected a transformers checkpoint folder"
-        )
+    check_checkpoint(folder)
     disable_progress_bar()
     try:
-        AutoConfig.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=best_dtype(), local_files_only=True
         )
@@ -68,14 +78,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, model, tokenizer, dial)
 
 
-def load_profile_of(checkpoint: Checkpoint, path: Path) -> Profile:
-    """The profile at `path`; raises ProfileError if it is not this checkpoint's."""
+def load_profile_of(folder: Path, path: Path) -> Profile:
+    """The profile at `path`; raises ProfileError if it was made for another checkpoint."""
     profile = load_profile(path)
-    expected = checkpoint_sha256(checkpoint.folder)
+    expected = checkpoint_sha256(folder)
     if profile.checkpoint_sha256 != expected:
         raise ProfileError(
             f"{path}: checkpoint_sha256: made for {profile.checkpoint_sha256[:12]}..., but "
-            f"{checkpoint.folder} is {expected[:12]}...; run kprime calibrate"
+            f"{folder} is {expected[:12]}...; run kprime calibrate"
         )
     return profile
 
@@ -109,7 +119,7 @@ def best_device() -> torch.device:
 
 
 def best_dtype() -> torch.dtype:
-    """bf16 where the hardware multiplies it; emulated, it is 2-5x slower than fp32 (docs/log.md)."""
+    """bf16 where the hardware multiplies it; emulated it is 2-5x slower than fp32 (docs/log.md)."""
     if torch.cuda.is_available():
         return torch.bfloat16
     cpu = torch.cpu.get_capabilities()

@@ -1,14 +1,20 @@
-"""A local Ray with the kprime application on it: start, deploy, wait, redeploy, leave nothing behind.
+"""A local Ray with the kprime application: start, deploy, redeploy, leave nothing behind.
 
 Uses the same `serve.yaml` and the same call as `serve run`. Everything binds to loopback.
 """
 
+import json
+import logging
 import os
 import signal
 import socket
 import time
+from contextlib import redirect_stderr
+from io import StringIO
 from types import TracebackType
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
 # Read when ray is first imported: without it Ray listens on every interface of the machine.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -55,6 +61,7 @@ class LocalCluster:
 
     def start(self) -> None:
         """Start Ray and the application; whoever calls this calls `stop` whatever happens."""
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         # "local": a cluster that happens to run here already is not ours to deploy to.
         ray.init(
             address="local",
@@ -66,6 +73,7 @@ class LocalCluster:
         )
         serve.start(http_options=self._config["http_options"], proxy_location="HeadOnly")
         self.deploy(self._config)
+        self._wait_for_route()
 
     def __exit__(
         self,
@@ -96,14 +104,34 @@ class LocalCluster:
             time.sleep(POLL_S)
         raise DeployError(f"the application is not running after {READY_TIMEOUT_S:g} s")
 
+    def _wait_for_route(self) -> None:
+        """The proxy learns of a new application a moment after Serve calls it running."""
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            try:
+                with urlopen(f"{self.url}/v1/models", timeout=GRACE_S):
+                    return
+            except (URLError, TimeoutError) as error:
+                if isinstance(error, HTTPError):
+                    error.close()
+            time.sleep(POLL_S)
+        raise DeployError(f"{self.url} does not answer after {READY_TIMEOUT_S:g} s")
+
+    def status(self) -> dict[str, Any]:
+        """What the governor says of itself."""
+        with urlopen(f"{self.url}/kprime/status", timeout=GRACE_S) as answer:
+            return json.load(answer)
+
     def stop(self) -> None:
         """Shut Ray down; what has not ended by itself after a grace period is killed."""
         # Ray's own SIGTERM handler sets an alarm that would end this process in the middle of it.
         signal.alarm(0)
         self._processes |= _descendants()
         if ray.is_initialized():
-            serve.shutdown()
-            ray.shutdown()
+            # The raylet reports the controller's orderly end as a failed task: not news to anyone.
+            with redirect_stderr(StringIO()):
+                serve.shutdown()
+                ray.shutdown()
         _, alive = psutil.wait_procs(self._processes, timeout=GRACE_S)
         for process in alive:
             process.kill()

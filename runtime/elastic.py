@@ -1,4 +1,4 @@
-"""The dial: k' (experts per token) of every MoE layer of a transformers model, read and set in place.
+"""The dial: k' (experts per token) of every MoE layer of a transformers model, set in place.
 
 Takes any causal LM whose routers hold an integer `top_k` beside a sibling module `experts`.
 Knows nothing of engines, plans or time: the caller decides when a change is safe.
@@ -57,7 +57,7 @@ class ExpertDial:
         return min(layer.num_experts for layer in self.layers)
 
     def set(self, plan: Sequence[int]) -> None:
-        """Set k' layer by layer. Raises ValueError, and changes nothing, on a plan that cannot be."""
+        """Set k' layer by layer. Raises ValueError, changing nothing, on a plan that cannot be."""
         if len(plan) != len(self.layers):
             raise ValueError(
                 f"plan {list(plan)} has {len(plan)} layers, the model {len(self.layers)}"
@@ -80,7 +80,7 @@ class ExpertDial:
 
     @torch.inference_mode()
     def prove(self, input_ids_BS: torch.Tensor) -> None:
-        """Show that k' takes effect: every layer runs k' experts a token, and restoring is bit-exact.
+        """Show that k' takes effect: every layer runs k' experts, and restoring is bit-exact.
 
         Raises NotElasticError naming the first layer that does not follow.
         """

@@ -1,7 +1,7 @@
 """Continuous batching with a dial: requests in, tokens out, one plan per step.
 
 Wraps transformers' ContinuousBatchingManager. Gives each token with the plan it was made under, and
-a record of every step. A plan is swapped only between two steps. Knows nothing of HTTP, Ray or SLOs.
+a record of every step. A plan is swapped only between steps. Knows nothing of HTTP, Ray or SLOs.
 """
 
 import asyncio
@@ -121,7 +121,7 @@ class Engine:
         sampling: Sampling,
         eos_token_id: int | None,
     ) -> None:
-        """Queue a request; its emissions follow. Raises RuntimeError once the engine has stopped."""
+        """Queue a request; its emissions follow. RuntimeError once the engine has stopped."""
         accepted = self._manager.add_request(
             prompt,
             request_id=request_id,
@@ -149,7 +149,7 @@ class Engine:
         await asyncio.to_thread(self.apply, plan)
 
     def _emission(self, output: GenerationOutput) -> Emission:
-        """Called in the engine's thread inside the step that made the tokens: the plan is theirs."""
+        """Called in the engine's thread, inside the step that made the tokens."""
         already = self._num_emitted.get(output.request_id, 0)
         tokens = tuple(output.generated_tokens[already:])
         if output.is_finished():

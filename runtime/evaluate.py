@@ -1,7 +1,7 @@
 """Held-out quality at any plan: NLL, bits per byte and next-token accuracy, with intervals.
 
-Takes a text; cuts it into windows, which are also the units of the bootstrap. All plans see the same
-windows, so differences between plans are paired.
+Takes a text; cuts it into windows, which are also the units of the bootstrap. All plans see the
+same windows, so differences between plans are paired.
 """
 
 import math
@@ -90,7 +90,7 @@ def interval(values_W: np.ndarray, seed: int = 0) -> tuple[float, float]:
 
 
 def retention(at_plan: Quality, at_full: Quality) -> tuple[float, float, float]:
-    """Perplexity at full k' over perplexity at the plan, with its paired interval; 1.0 = as good."""
+    """Perplexity at full k' over that at the plan, with its paired interval; 1.0 = as good."""
     gain_W = at_full.nll_W - at_plan.nll_W
     low, high = interval(gain_W)
     return math.exp(float(gain_W.mean())), math.exp(low), math.exp(high)

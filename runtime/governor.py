@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,10 +58,8 @@ class Governor:
         self._acknowledge(sample)
         if sample.epoch >= self._controller.plan.epoch:
             changed, heartbeat_s = self._changed, self._slo_policy.cadence.heartbeat_s
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), heartbeat_s)
-            except TimeoutError:
-                pass
         return Orders(plan=self._controller.plan)
 
     async def status(self) -> dict[str, object]:
@@ -76,6 +75,10 @@ class Governor:
             "actuations": [{"epoch": epoch, "ms": ms} for epoch, ms in self._actuations],
         }
 
+    def close(self) -> None:
+        self._loop.cancel()
+        self._journal.close()
+
     def _adopt(self, slo_policy: SloPolicy) -> None:
         """A first or a new SLO policy. The plan stays until the new policy decides otherwise."""
         safe_k = slo_policy.experts.safe
@@ -83,7 +86,7 @@ class Governor:
         plan = self._controller.plan if self._controller else safe
         self._estimator.stale_s = slo_policy.cadence.stale_s
         self._estimator.forget_s = slo_policy.cadence.lease_s
-        policy = policies.build(slo_policy, self._profile, start_k=plan.mean_k)
+        policy = policies.build(slo_policy, self._profile)
         allocator = Allocator(self._profile)
         self._controller = Controller(self._estimator, policy, allocator, self._journal, plan)
         self._slo_policy = slo_policy

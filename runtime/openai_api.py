@@ -23,7 +23,7 @@ class StreamOptions(BaseModel):
 
 
 class CompletionRequest(BaseModel):
-    """The part of OpenAI's completion request that kprime serves; anything else is refused by name."""
+    """The part of OpenAI's completion request that is served; anything else is refused by name."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -50,13 +50,13 @@ class Replica:
         self, checkpoint: str, profile: str, max_batch_tokens: int, cache_tokens: int
     ) -> None:
         self._checkpoint = load_checkpoint(Path(checkpoint))
-        self._profile = load_profile_of(self._checkpoint, Path(profile))
+        self._profile = load_profile_of(Path(checkpoint), Path(profile))
         self._max_batch_tokens = max_batch_tokens
         self._cache_tokens = cache_tokens
         self._slo_policy: SloPolicy | None = None
 
     async def reconfigure(self, user_config: dict[str, object]) -> None:
-        """Take an SLO policy. A bad first one stops the deployment; a bad later one changes nothing."""
+        """Take an SLO policy. A bad first one fails the deployment, a bad later one nothing."""
         try:
             slo_policy = serve_policy(user_config, self._checkpoint, self._profile)
         except PolicyError as error:
@@ -196,7 +196,7 @@ class Replica:
 
 
 async def _server_sent(chunks: AsyncIterator[dict[str, object]]) -> AsyncIterator[str]:
-    """Server-sent events as OpenAI sends them. The status line is gone: errors travel as an event."""
+    """Server-sent events as OpenAI sends them. The status line is gone: errors are events too."""
     try:
         async for chunk in chunks:
             yield f"data: {json.dumps(chunk)}\n\n"

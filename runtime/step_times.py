@@ -17,11 +17,11 @@ from controller.signals import Plan, Step
 from runtime.checkpoint import Checkpoint
 from runtime.engine import Emission, Engine, Sampling
 
-PREFILL_SIZES = (16, 32, 64, 128, 192, 256)
+PREFILL_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # of the largest step
 DECODE_BATCHES = (1, 2, 4, 8, 16)
 PROMPT_TOKENS = 256  # of the decoding requests: an average context
 DECODE_TOKENS = 12
-HELD_OUT = {(128, 0), (0, 4)}  # (prefill, decode): never fitted, only predicted
+HELD_OUT_SHARE, HELD_OUT_BATCH = 1 / 2, 4  # never fitted, only predicted
 GREEDY = Sampling(temperature=0)
 
 Point = tuple[int, int]
@@ -32,10 +32,11 @@ class Table:
     """Median seconds of a step by (prefill tokens, decoding requests)."""
 
     seconds: dict[Point, float]
+    held_out: frozenset[Point]
 
     def fit(self) -> StepCost:
         """Least squares on relative errors, no negative coefficient."""
-        points = [point for point in self.seconds if point not in HELD_OUT]
+        points = [point for point in self.seconds if point not in self.held_out]
         rows = np.array([[1.0, *point] for point in points])
         seconds = np.array([self.seconds[point] for point in points])
         (base, prefill, decode), _ = nnls(rows / seconds[:, None], np.ones(len(points)))
@@ -49,7 +50,7 @@ class Table:
         return [
             abs(cost.step_s(*point) / seconds - 1)
             for point, seconds in self.seconds.items()
-            if point in HELD_OUT
+            if point in self.held_out
         ]
 
 
@@ -73,12 +74,20 @@ def measure(
                 for step in bench.round(random):
                     seen[int(k)][step.prefill_tokens, step.decode_tokens].append(step.duration_s)
                 on_round()
-    wanted = {(size, 0) for size in PREFILL_SIZES} | {(0, batch) for batch in DECODE_BATCHES}
-    wanted |= {(PREFILL_SIZES[-1] - batch, batch) for batch in DECODE_BATCHES}
+    sizes = prefill_sizes(max_batch_tokens)
+    wanted = {(size, 0) for size in sizes} | {(0, batch) for batch in DECODE_BATCHES}
+    wanted |= {(max_batch_tokens - batch, batch) for batch in DECODE_BATCHES}
+    held_out = frozenset({(round(HELD_OUT_SHARE * max_batch_tokens), 0), (0, HELD_OUT_BATCH)})
     return {
-        k: Table({point: median(times) for point, times in points.items() if point in wanted})
+        k: Table(
+            {point: median(seen_s) for point, seen_s in points.items() if point in wanted}, held_out
+        )
         for k, points in seen.items()
     }
+
+
+def prefill_sizes(max_batch_tokens: int) -> list[int]:
+    return [round(share * max_batch_tokens) for share in PREFILL_SHARES]
 
 
 def describe(tables: dict[int, Table], costs: dict[int, StepCost]) -> Fit:
@@ -96,6 +105,7 @@ class _Bench:
 
     def __init__(self, checkpoint: Checkpoint, max_batch_tokens: int) -> None:
         self._vocab_size = len(checkpoint.tokenizer)
+        self._sizes = prefill_sizes(max_batch_tokens)
         self._num_layers = len(checkpoint.dial.layers)
         self._steps: list[Step] = []
         self._running = 0
@@ -123,7 +133,7 @@ class _Bench:
 
     def round(self, random: np.random.Generator) -> list[Step]:
         """Prompts of every size alone, then every decode batch."""
-        steps = [step for size in PREFILL_SIZES for step in self.run([(size, 1)], random)]
+        steps = [step for size in self._sizes for step in self.run([(size, 1)], random)]
         for batch in DECODE_BATCHES:
             steps += self.run([(PROMPT_TOKENS, DECODE_TOKENS)] * batch, random)
         return steps

@@ -158,11 +158,13 @@ async def replay(
     seed: int,
     slo_class: str | None = None,
     timeout_s: float = 600,
+    on_start: Callable[[float], None] | None = None,
     on_event: Callable[[Record], None] | None = None,
 ) -> list[Record]:
     """Sends every request at its scheduled time, waits for all; records in the order scheduled.
 
-    `model=None` takes the first that the server lists. `on_event` sees each record as it ends.
+    `model=None` takes the first that the server lists. `on_start` is told
+    the monotonic time from which the schedule counts, `on_event` each record as it ends.
     """
     jobs = _jobs(requests, prompts, seed)
     records: list[Record] = []
@@ -175,6 +177,8 @@ async def replay(
     async with _connect(url, model, slo_class, timeout_s) as endpoint, asyncio.TaskGroup() as group:
         clock = asyncio.get_running_loop().time
         start_s = clock()
+        if on_start:
+            on_start(start_s)
         for job in jobs:
             await asyncio.sleep(start_s + job.request.arrival_s - clock())
             group.create_task(run(endpoint, job, start_s))

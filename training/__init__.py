@@ -1,1 +1,1 @@
-"""Makes elastic checkpoints: recipe and corpus in, served model out. Never runs in demo or tests."""
+"""Makes elastic checkpoints: recipe and corpus in, served model out. Not part of demo or tests."""

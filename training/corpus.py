@@ -51,7 +51,7 @@ def _archive(folder: Path, pattern: str) -> Path:
     return found[-1]
 
 
-def _stdlib(archive: Path, source: str, member: str) -> Iterator[Document]:
+def _stdlib(archive: Path, member: str, source: str) -> Iterator[Document]:
     with tarfile.open(archive) as tar:
         for info in tar:
             if re.search(member, info.name):

@@ -32,5 +32,5 @@ def token_stream(
 
 
 def write_split(documents: list[Document], split: str, path: Path) -> None:
-    """The held-out text itself, documents separated by form feeds, so that it ships with the model."""
+    """The held-out text, documents separated by form feeds: it ships with the model."""
     path.write_text("\f".join(d.text for d in documents if d.split == split) + "\n")

@@ -39,7 +39,7 @@ def test_a_shipped_policy_is_valid(file: Path) -> None:
 def test_the_shipped_policies_are_what_they_say() -> None:
     interactive = load_policy(POLICIES / "interactive.yaml")
     assert interactive.policy.name == "predictive"
-    assert (interactive.slo.ttft_s, interactive.slo.tpot_s) == (1.0, 0.1)
+    assert (interactive.slo.ttft_s, interactive.slo.tpot_s) == (1.0, 0.2)
     assert (interactive.experts.floor, interactive.experts.ceiling) == (1, 8)
     full = load_policy(str(POLICIES / "fixed-full.yaml"))
     assert (full.policy.name, full.policy.k) == ("fixed", 8)

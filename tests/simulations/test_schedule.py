@@ -125,10 +125,9 @@ def test_peak_is_the_fullest_trailing_window() -> None:
     assert peak_rps((), window_s=2) == 0
 
 
-def test_burst_ends_when_the_window_falls_to_capacity() -> None:
-    # Capacity is 2 in 4 s. From 11 s on the window holds 3 and then 4; at 15 s, when the request
-    # of 11 s leaves it, those of 12 and 13 s are left.
-    assert burst_end_s(at(0, 5, 10, 10.5, 11, 12, 13, 30), capacity_rps=0.5, window_s=4) == 15
+def test_burst_ends_with_the_last_arrival_that_exceeds_capacity() -> None:
+    # Capacity is 2 in 4 s. From 11 s to 13 s the window holds 3 or 4 requests, at 30 s one.
+    assert burst_end_s(at(0, 5, 10, 10.5, 11, 12, 13, 30), capacity_rps=0.5, window_s=4) == 13
 
 
 def test_no_burst_where_capacity_is_never_exceeded() -> None:

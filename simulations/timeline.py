@@ -1,0 +1,62 @@
+"""What a controller's journal says about one run: k' and the queue over time, switches, recovery.
+
+Takes journal lines (dated by the machine's monotonic clock) and the moment the run's schedule
+counts from; knows no server.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SETTLED_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One decision, dated from the start of the schedule."""
+
+    at_s: float
+    mean_k: float
+    epoch: int
+    waiting_requests: int | None
+    reason: str
+
+
+def read_ticks(lines: Iterable[str], start_s: float, end_s: float) -> list[Tick]:
+    """The ticks decided between two monotonic times."""
+    ticks = []
+    for line in lines:
+        row = json.loads(line)
+        load, plan = row["load"], row["plan"]
+        if start_s <= load["at_s"] < end_s:
+            ticks.append(
+                Tick(
+                    at_s=load["at_s"] - start_s,
+                    mean_k=sum(plan["k"]) / len(plan["k"]),
+                    epoch=plan["epoch"],
+                    waiting_requests=load["waiting_requests"],
+                    reason=row["budget"]["reason"],
+                )
+            )
+    return ticks
+
+
+def switches_per_min(ticks: list[Tick]) -> float | None:
+    """Plan changes a minute; None without two ticks."""
+    if len(ticks) < 2:
+        return None
+    num_switches = ticks[-1].epoch - ticks[0].epoch
+    return 60 * num_switches / (ticks[-1].at_s - ticks[0].at_s)
+
+
+def recovery_s(ticks: list[Tick], burst_end_s: float, full_k: float) -> float | None:
+    """From the burst's end until k' is at full and stays there for `SETTLED_S`; None if never."""
+    since_s: float | None = None
+    for tick in ticks:
+        if tick.mean_k < full_k:
+            since_s = None
+            continue
+        since_s = tick.at_s if since_s is None else since_s
+        if tick.at_s - max(since_s, burst_end_s) >= SETTLED_S:
+            return max(0.0, since_s - burst_end_s)
+    return None

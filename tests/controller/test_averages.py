@@ -1,0 +1,102 @@
+"""Means that fade with time, ratios that fade with use, and windows."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytest import approx
+
+from controller.averages import DecayingMean, DecayingRatio, Window
+
+
+def test_a_mean_of_nothing_is_unknown() -> None:
+    mean = DecayingMean(tau_s=1.0)
+    assert mean.value is None
+    mean.add(7.0, dt_s=0.0)
+    assert mean.value is None
+
+
+def test_the_first_value_is_the_mean_however_short_it_stood() -> None:
+    mean = DecayingMean(tau_s=10.0)
+    mean.add(7.0, dt_s=0.001)
+    assert mean.value == approx(7.0)
+
+
+def test_while_warming_up_equal_stretches_count_about_equally() -> None:
+    mean = DecayingMean(tau_s=1000.0)
+    mean.add(2.0, dt_s=1.0)
+    mean.add(4.0, dt_s=1.0)
+    assert mean.value == approx(3.0, abs=0.001)
+
+
+def test_a_stretch_of_tau_leaves_37_percent_of_the_past() -> None:
+    mean = DecayingMean(tau_s=2.0)
+    mean.add(10.0, dt_s=100.0)
+    mean.add(0.0, dt_s=2.0)
+    assert mean.value == approx(3.679, abs=0.001)
+
+
+def test_two_short_stretches_move_the_mean_like_one_long() -> None:
+    once, twice = DecayingMean(tau_s=1.0), DecayingMean(tau_s=1.0)
+    for mean in (once, twice):
+        mean.add(10.0, dt_s=3.0)
+    once.add(4.0, dt_s=1.0)
+    twice.add(4.0, dt_s=0.25)
+    twice.add(4.0, dt_s=0.75)
+    assert twice.value == approx(once.value)
+
+
+def test_a_ratio_of_nothing_is_unknown() -> None:
+    assert DecayingRatio(memory=20.0).value is None
+
+
+def test_a_ratio_weighs_by_its_denominators() -> None:
+    ratio = DecayingRatio(memory=1e9)
+    ratio.add(10.0, 1.0)
+    ratio.add(30.0, 9.0)
+    assert ratio.value == approx(4.0)
+
+
+def test_a_ratio_forgets_by_what_came_after() -> None:
+    ratio = DecayingRatio(memory=1.0)
+    ratio.add(100.0, 1.0)
+    for _ in range(20):
+        ratio.add(3.0, 1.0)
+    assert ratio.value == approx(3.0, abs=0.001)
+
+
+def test_a_window_holds_what_is_no_older_than_its_span() -> None:
+    window = Window(span_s=10.0)
+    window.add(5.0, now_s=0.0)
+    window.add(1.0, now_s=1.0)
+    assert window.quantile(1.0, now_s=10.0) == 5.0
+    assert window.quantile(1.0, now_s=10.5) == 1.0
+    assert window.quantile(1.0, now_s=11.5) is None
+
+
+def test_a_quantile_is_a_value_that_was_seen() -> None:
+    window = Window(span_s=10.0)
+    for value in (4.0, 1.0, 3.0, 2.0):
+        window.add(value, now_s=0.0)
+    assert window.quantile(0.25, now_s=0.0) == 1.0
+    assert window.quantile(0.5, now_s=0.0) == 2.0
+    assert window.quantile(0.51, now_s=0.0) == 3.0
+    assert window.quantile(0.95, now_s=0.0) == 4.0
+
+
+def test_one_value_is_every_quantile() -> None:
+    window = Window(span_s=10.0)
+    window.add(4.0, now_s=0.0)
+    assert window.quantile(0.01, now_s=0.0) == window.quantile(1.0, now_s=0.0) == 4.0
+
+
+stretches = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(1e-3, 1e3)), min_size=1)
+
+
+@settings(deadline=None)
+@given(stretches)
+def test_a_mean_stays_within_what_it_was_given(stretches: list[tuple[float, float]]) -> None:
+    mean = DecayingMean(tau_s=1.0)
+    for value, dt_s in stretches:
+        mean.add(value, dt_s)
+    values = [value for value, _ in stretches]
+    assert mean.value is not None
+    assert min(values) - 1e-6 <= mean.value <= max(values) + 1e-6

@@ -1,0 +1,92 @@
+"""The controller as a whole: order, memory, and the same plans from the same samples."""
+
+import policies
+from controller.allocator import Allocator
+from controller.estimator import Estimator
+from controller.loop import Controller
+from controller.policy import Policy
+from controller.signals import Budget, Plan, Sample
+from tests.fakes import MemoryJournal, ScriptedPolicy, profile, sample, slo_policy
+
+START = Plan(epoch=1, k=(8, 8, 8, 8), quality=1.0)
+
+
+def controller(policy: Policy, journal: MemoryJournal) -> Controller:
+    estimator = Estimator(profile(), stale_s=1.0, forget_s=5.0)
+    return Controller(estimator, policy, Allocator(profile()), journal, START)
+
+
+def test_a_tick_goes_from_samples_over_load_and_budget_to_a_plan() -> None:
+    policy, journal = ScriptedPolicy([2.0]), MemoryJournal()
+    c = controller(policy, journal)
+    c.observe(sample(waiting_tokens=500), 0.0)
+    plan = c.tick(0.5)
+    (load,) = policy.loads
+    assert (load.at_s, load.waiting_tokens) == (0.5, 500)
+    assert plan == Plan(epoch=2, k=(2, 2, 2, 2), quality=0.8)
+    assert journal.rows == [(load, Budget(2.0, "scripted"), plan)]
+
+
+def test_the_last_tick_can_be_asked_for() -> None:
+    c = controller(ScriptedPolicy([2.0]), MemoryJournal())
+    assert (c.load, c.budget, c.plan) == (None, None, START)
+    plan = c.tick(0.5)
+    assert c.load is not None and c.load.at_s == 0.5
+    assert (c.budget, c.plan) == (Budget(2.0, "scripted"), plan)
+
+
+def test_the_journal_gets_every_tick_also_those_that_change_nothing() -> None:
+    journal = MemoryJournal()
+    c = controller(ScriptedPolicy([8.0, 2.0, 2.0, 4.0]), journal)
+    for now_s in (0.0, 0.2, 0.4, 0.6):
+        c.tick(now_s)
+    assert [load.at_s for load, _, _ in journal.rows] == [0.0, 0.2, 0.4, 0.6]
+    assert [budget.mean_k for _, budget, _ in journal.rows] == [8.0, 2.0, 2.0, 4.0]
+    assert [plan.epoch for _, _, plan in journal.rows] == [1, 2, 2, 3]
+
+
+def test_a_tick_that_changes_nothing_gives_the_very_same_plan() -> None:
+    c = controller(ScriptedPolicy([8.0, 8.0]), MemoryJournal())
+    assert c.tick(0.0) is c.tick(0.2) is START
+
+
+def replay(samples: list[tuple[float, Sample]]) -> list[Plan]:
+    policy = policies.build(slo_policy(), profile())
+    journal = MemoryJournal()
+    c = controller(policy, journal)
+    for now_s, each in samples:
+        c.observe(each, now_s)
+        c.tick(now_s)
+    return [plan for _, _, plan in journal.rows]
+
+
+def test_the_same_samples_at_the_same_times_give_the_same_plans() -> None:
+    busy = {"arrived_requests": 1, "arrived_tokens": 100, "arrived_output_tokens": 10}
+    samples = [
+        (0.0, sample(**busy)),
+        (0.2, sample(waiting_tokens=1500, **busy)),
+        (0.4, sample(waiting_tokens=3000, **busy)),
+        (0.6, sample(waiting_tokens=6000, ttfts_s=(0.3,), **busy)),
+        (0.8, sample(waiting_tokens=9000, tpots_s=(0.05,), **busy)),
+        *((1.0 + second, sample()) for second in range(30)),
+    ]
+    plans = replay(samples)
+    assert [plan.mean_k for plan in plans[:5]] == [8.0, 4.0, 2.0, 1.0, 1.0]
+    assert plans[-1].mean_k == 8.0
+    assert replay(samples) == plans
+
+
+def test_a_replica_ahead_of_us_makes_us_count_on_above_it() -> None:
+    c = controller(ScriptedPolicy([8.0, 2.0]), MemoryJournal())
+    c.observe(sample(replica="a", epoch=40), 0.0)
+    assert c.plan == Plan(epoch=41, k=(8, 8, 8, 8), quality=1.0)
+    c.observe(sample(replica="b", epoch=40), 0.0)
+    assert c.tick(0.0).epoch == 41
+    assert c.tick(0.2).epoch == 42
+
+
+def test_a_replica_behind_us_changes_no_epoch() -> None:
+    c = controller(ScriptedPolicy([2.0]), MemoryJournal())
+    c.tick(0.0)
+    c.observe(sample(epoch=1), 0.1)
+    assert c.plan.epoch == 2

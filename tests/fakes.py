@@ -1,0 +1,115 @@
+"""Stand-ins that several tests share, with numbers easy to reckon with."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from controller.config import SloPolicy, parse_policy
+from controller.policy import Policy
+from controller.profiles import Profile
+from controller.signals import Budget, Load, Plan, Sample
+
+
+def profile_data() -> dict[str, Any]:
+    """A step takes 10 ms and, times k', 0.1 ms a prefilled token and 1 ms a decoding request."""
+    return {
+        "schema_version": 1,
+        "checkpoint_sha256": "0" * 64,
+        "engine": "by hand",
+        "machine": {"cpu": "abacus", "cores": 1, "threads": 1, "dtype": "float32"},
+        "calibrated": "2026-01-01",
+        "full_k": 8,
+        "max_batch_tokens": 100,
+        "fit": {"mape_held_out": 0.0, "points": 8, "points_held_out": 4},
+        "headroom": {"decode": 8.0, "prefill": 4.5},
+        "rungs": [rung_data(k, quality) for k, quality in [(1, 0.6), (2, 0.8), (4, 0.9), (8, 1.0)]],
+    }
+
+
+def rung_data(k: int, quality: float) -> dict[str, Any]:
+    return {
+        "plan": [k, k, k, k],
+        "mean_k": k,
+        "nll": 4.0 - quality,
+        "quality": quality,
+        "quality_low": quality - 0.01,
+        "quality_high": quality + 0.01,
+        "cost": {"base_s": 0.01, "prefill_token_s": 0.0001 * k, "decode_token_s": 0.001 * k},
+    }
+
+
+def profile() -> Profile:
+    """A full chunk of 100 tokens takes 20, 30, 50 and 90 ms at k' 1, 2, 4 and 8."""
+    return Profile.model_validate_json(json.dumps(profile_data()))
+
+
+def load(**changes: Any) -> Load:  # noqa: ANN401  (any field of a Load)
+    """One idle replica, whose requests have had 100 prompt and 10 output tokens."""
+    quiet = Load(
+        at_s=0.0,
+        mean_k=8.0,
+        replicas=1,
+        waiting_requests=0,
+        waiting_tokens=0,
+        worst_waiting_tokens=0,
+        running_requests=0,
+        oldest_wait_s=0.0,
+        arrival_rps=0.0,
+        arrival_rps_sustained=0.0,
+        prompt_tokens=100.0,
+        output_tokens=10.0,
+        step_time_ratio=1.0,
+    )
+    return replace(quiet, **changes)
+
+
+def sample(**changes: Any) -> Sample:  # noqa: ANN401  (any field of a Sample)
+    """Replica a has nothing to do and nothing to tell."""
+    return replace(Sample("a", 1, 0, 0, 0, 0.0, 0, 0, 0), **changes)
+
+
+def slo_policy(**changes: object) -> SloPolicy:
+    """The default policy over the whole profile: TTFT 1 s and TPOT 0.1 s, without margin."""
+    data: dict[str, object] = {
+        "version": 1,
+        "slo": {"ttft_s": 1.0, "tpot_s": 0.1, "margin": 1.0},
+        "experts": {"floor": 1, "ceiling": 8},
+        "policy": {"name": "predictive"},
+    }
+    return parse_policy(data | changes)
+
+
+class ScriptedPolicy:
+    """Wants one mean k' after the other and keeps the loads it was shown."""
+
+    def __init__(self, budgets: Iterable[float]) -> None:
+        self._budgets = iter(budgets)
+        self.loads: list[Load] = []
+
+    def decide(self, load: Load) -> Budget:
+        self.loads.append(load)
+        return Budget(next(self._budgets), "scripted")
+
+
+class Running:
+    """A policy whose budgets become what runs, as the controller makes them."""
+
+    def __init__(self, policy: Policy, mean_k: float) -> None:
+        self._policy = policy
+        self._mean_k = mean_k
+
+    def decide(self, load: Load) -> Budget:
+        budget = self._policy.decide(replace(load, mean_k=self._mean_k))
+        self._mean_k = budget.mean_k
+        return budget
+
+
+class MemoryJournal:
+    """Keeps what every tick wrote."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Load, Budget, Plan]] = []
+
+    def write(self, load: Load, budget: Budget, plan: Plan) -> None:
+        self.rows.append((load, budget, plan))

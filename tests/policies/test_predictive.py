@@ -1,0 +1,165 @@
+"""Which rung is taken under which load.
+
+At k' 1, 2, 4 and 8 a backlog of 1000 tokens takes 0.2, 0.3, 0.5 and 0.9 s, and the engine works
+30, 50, 90 and 170 ms for a request of 100 prompt and 10 output tokens.
+"""
+
+import json
+
+import pytest
+
+from controller.profiles import Profile
+from controller.signals import Load
+from policies.predictive import Predictive
+from tests.fakes import Running, load, profile, profile_data, slo_policy
+
+
+def predictive(*, floor: float = 1, ceiling: float = 8) -> Running:
+    """The ceiling runs at first."""
+    policy = Predictive(profile(), ttft_s=1.0, tpot_s=0.1, floor=floor, ceiling=ceiling)
+    return Running(policy, ceiling)
+
+
+def first_choice(of: Load) -> float:
+    return predictive().decide(of).mean_k
+
+
+def test_quiet_takes_the_best_rung() -> None:
+    budget = predictive().decide(load())
+    assert budget.mean_k == 8
+    expected = "best rung that holds: TTFT 0.090/1.000 s, TPOT 0.010/0.100 s, use 0.00"
+    assert budget.reason == expected
+
+
+def test_a_backlog_takes_the_best_rung_that_drains_it_in_time() -> None:
+    choices = [first_choice(load(worst_waiting_tokens=tokens)) for tokens in (1000, 1800, 3000)]
+    assert choices == [8, 4, 2]
+
+
+def test_the_longest_backlog_counts_and_not_the_mean() -> None:
+    uneven = load(replicas=4, waiting_tokens=3000, worst_waiting_tokens=3000)
+    even = load(replicas=4, waiting_tokens=4000, worst_waiting_tokens=1000)
+    assert (first_choice(uneven), first_choice(even)) == (2, 8)
+
+
+def test_a_request_that_has_waited_long_leaves_less_time() -> None:
+    assert first_choice(load(oldest_wait_s=0.9)) == 8
+    assert first_choice(load(oldest_wait_s=0.94)) == 4
+    assert first_choice(load(oldest_wait_s=0.96)) == 2
+
+
+def test_many_decoding_requests_take_the_best_rung_that_keeps_their_pace() -> None:
+    assert first_choice(load(running_requests=11)) == 8  # 98 ms a token
+    assert first_choice(load(running_requests=20)) == 4  # 90 ms
+    assert first_choice(load(running_requests=40)) == 2
+    assert first_choice(load(running_requests=20, replicas=2)) == 8
+
+
+def test_a_backlog_fills_the_steps_that_decode() -> None:
+    assert first_choice(load(running_requests=2, worst_waiting_tokens=1)) == 8  # 26 ms a token
+    assert first_choice(load(running_requests=2, worst_waiting_tokens=100)) == 4  # 106 ms at 8
+
+
+def test_a_higher_arrival_rate_takes_a_lower_rung() -> None:
+    choices = [first_choice(load(arrival_rps=rps)) for rps in (5, 15, 30, 50)]
+    assert choices == [8, 4, 2, 1]
+
+
+def test_replicas_share_the_arrivals() -> None:
+    assert first_choice(load(arrival_rps=15, replicas=3)) == 8
+
+
+def test_overload_takes_the_floor_and_says_so() -> None:
+    backlog = load(worst_waiting_tokens=6000)
+    budget = predictive().decide(backlog)
+    assert budget.mean_k == 1
+    assert budget.reason.startswith("overload: no rung holds: TTFT 1.220/1.000 s")
+    assert predictive(floor=2).decide(backlog).mean_k == 2
+
+
+def test_a_wait_beyond_the_objective_is_overload() -> None:
+    budget = predictive().decide(load(oldest_wait_s=1.1))
+    assert (budget.mean_k, budget.reason[:8]) == (1, "overload")
+
+
+def test_a_climb_is_refused_while_the_sustained_rate_would_overload() -> None:
+    policy = predictive()
+    assert policy.decide(load(worst_waiting_tokens=3000)).mean_k == 2
+    lull = {"arrival_rps": 1.0}
+    assert policy.decide(load(**lull, arrival_rps_sustained=18.0)).mean_k == 2
+    assert policy.decide(load(**lull, arrival_rps_sustained=9.0)).mean_k == 4
+    assert policy.decide(load(**lull, arrival_rps_sustained=3.0)).mean_k == 8
+
+
+def test_a_climb_has_to_leave_the_engine_some_rest() -> None:
+    policy = predictive()
+    policy.decide(load(worst_waiting_tokens=1800))
+    rates = {"arrival_rps": 5.6, "arrival_rps_sustained": 1.0}  # 95 % at k' 8
+    assert policy.decide(load(**rates)).mean_k == 4
+    assert predictive().decide(load(**rates)).mean_k == 8  # but who is there may stay
+
+
+def test_a_climb_goes_by_the_fast_rate_while_the_sustained_is_unknown() -> None:
+    policy = predictive()
+    policy.decide(load(worst_waiting_tokens=3000))
+    assert policy.decide(load(arrival_rps=1.0, arrival_rps_sustained=None)).mean_k == 8
+
+
+def test_on_a_throttled_gpu_nothing_climbs_but_what_runs_may_stay() -> None:
+    for throttled, k in ((None, 8), (False, 8), (True, 2)):
+        policy = predictive()
+        policy.decide(load(worst_waiting_tokens=3000))
+        assert policy.decide(load(gpu_throttled=throttled)).mean_k == k
+    assert predictive().decide(load(gpu_throttled=True)).mean_k == 8
+
+
+def test_overload_takes_the_least_strained_rung_also_if_it_is_not_the_lowest() -> None:
+    data = profile_data()
+    for rung, decode_s in zip(data["rungs"], (0.004, 0.003, 0.006, 0.008), strict=True):
+        rung["cost"]["decode_token_s"] = decode_s
+    policy = Predictive(
+        Profile.model_validate_json(json.dumps(data)), ttft_s=1.0, tpot_s=0.1, floor=1, ceiling=8
+    )
+    assert policy.decide(load(running_requests=100)).mean_k == 2
+
+
+def test_a_step_time_ratio_of_2_halves_the_capacity() -> None:
+    assert first_choice(load(worst_waiting_tokens=1500, step_time_ratio=1.0)) == 4
+    assert first_choice(load(worst_waiting_tokens=1500, step_time_ratio=2.0)) == 2
+    assert first_choice(load(arrival_rps=7.5, step_time_ratio=1.0)) == 8
+    assert first_choice(load(arrival_rps=7.5, step_time_ratio=2.0)) == 4
+    assert "use 0.17" in predictive().decide(load(arrival_rps=1.0)).reason
+    assert "use 0.34" in predictive().decide(load(arrival_rps=1.0, step_time_ratio=2.0)).reason
+
+
+def test_an_unmeasured_step_time_is_taken_from_the_profile() -> None:
+    assert first_choice(load(worst_waiting_tokens=1500, step_time_ratio=None)) == 4
+
+
+def test_unseen_requests_cost_nothing_yet() -> None:
+    assert first_choice(load(arrival_rps=50.0, prompt_tokens=None, output_tokens=None)) == 8
+
+
+@pytest.mark.parametrize("unknown", [load(replicas=0), load(arrival_rps=None)])
+def test_an_unknown_load_holds(unknown: Load) -> None:
+    policy = predictive()
+    policy.decide(load(worst_waiting_tokens=3000))
+    budget = policy.decide(unknown)
+    assert (budget.mean_k, budget.reason) == (2, "load unknown: hold")
+
+
+def test_only_rungs_between_floor_and_ceiling_are_taken() -> None:
+    narrow = predictive(floor=2, ceiling=5)
+    assert narrow.decide(load()).mean_k == 4
+    assert narrow.decide(load(worst_waiting_tokens=9000)).mean_k == 2
+
+
+def test_bounds_without_a_rung_are_refused() -> None:
+    with pytest.raises(ValueError, match="no rung between floor 5 and ceiling 7"):
+        predictive(floor=5, ceiling=7)
+
+
+def test_the_margin_is_taken_off_the_objectives() -> None:
+    chosen = slo_policy(slo={"ttft_s": 1.0, "tpot_s": 0.1, "margin": 0.5})
+    budget = Predictive.from_slo_policy(chosen, profile()).decide(load())
+    assert "/0.500 s" in budget.reason and "/0.050 s" in budget.reason

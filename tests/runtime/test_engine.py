@@ -1,0 +1,144 @@
+import random
+
+import pytest
+import torch
+
+from runtime.engine import Sampling
+from tests.runtime.tiny import TRAINED_K, VOCAB, Bench, plan, tiny_model
+
+
+def prompt(seed: int, length: int) -> list[int]:
+    return random.Random(seed).choices(range(VOCAB), k=length)
+
+
+def unmodified(ids: list[int], max_tokens: int) -> list[int]:
+    """What the stock model generates greedily, alone and without continuous batching."""
+    generated = tiny_model().generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return generated[0, len(ids) :].tolist()
+
+
+def test_greedy_output_at_full_k_equals_the_unmodified_models() -> None:
+    prompts = {str(n): prompt(n, length) for n, length in enumerate((5, 40, 90, 17, 64))}
+    with Bench() as bench:
+        for name, ids in prompts.items():
+            bench.submit(name, ids, 12)
+        bench.wait_for_end(*prompts)
+        for name, ids in prompts.items():
+            assert bench.tokens(name) == unmodified(ids, 12)
+
+
+def test_a_plan_changes_the_output_and_full_k_restores_it() -> None:
+    ids = prompt(1, 30)
+    with Bench() as bench:
+        for name, k in (("before", TRAINED_K), ("cut", 1), ("after", TRAINED_K)):
+            bench.engine.apply(plan(bench.engine.plan.epoch + 1, k))
+            bench.submit(name, ids, 10)
+            bench.wait_for_end(name)
+        assert bench.tokens("cut") != bench.tokens("before")
+        assert bench.tokens("after") == bench.tokens("before")
+
+
+def test_a_plan_swapped_in_flight_loses_no_token_and_stamps_each_with_its_epoch() -> None:
+    with Bench() as bench:
+        for n in range(6):
+            bench.submit(str(n), prompt(n, 20 + n), 60)
+        for epoch in range(2, 22):
+            bench.wait_for_tokens("0", 2 * epoch)
+            bench.engine.apply(plan(epoch, 1 + epoch % TRAINED_K))
+        bench.wait_for_end(*map(str, range(6)))
+        for n in range(6):
+            mine = [e for e in bench.emissions if e.request_id == str(n)]
+            assert sum(len(e.tokens) for e in mine) == 60
+            epochs = [e.plan.epoch for e in mine]
+            assert epochs == sorted(epochs)
+            assert len(set(epochs)) > 1
+
+
+def test_every_step_runs_under_the_plan_it_reports() -> None:
+    with Bench() as bench:
+        widths: list[int] = []
+        bench.dial.layers[0].experts.register_forward_pre_hook(
+            lambda _module, args: widths.append(args[1].shape[-1])
+        )
+        for n in range(3):
+            bench.submit(str(n), prompt(n, 10), 40)
+        for epoch, k in enumerate((1, 3, 2, 4, 1, 2), start=2):
+            bench.wait_for_tokens("0", 4 * epoch)
+            bench.engine.apply(plan(epoch, k))
+        bench.wait_for_end("0", "1", "2")
+    assert widths == [step.mean_k for step in bench.steps]
+    assert len(set(widths)) == TRAINED_K
+
+
+def test_steps_account_for_every_prompt_and_output_token() -> None:
+    with Bench(max_batch_tokens=16) as bench:
+        bench.submit("a", prompt(1, 50), 8)
+        bench.submit("b", prompt(2, 1), 5)
+        bench.wait_for_end("a", "b")
+    assert bench.prefilled == {"a": 50, "b": 1}
+    # The first token of each comes with the end of its prefill.
+    assert sum(step.decode_tokens for step in bench.steps) == (8 - 1) + (5 - 1)
+    assert all(step.prefill_tokens + step.decode_tokens <= 16 for step in bench.steps)
+
+
+def test_a_cancelled_request_emits_nothing_more_and_others_finish() -> None:
+    with Bench() as bench:
+        bench.submit("gone", prompt(1, 20), 400)
+        bench.submit("stays", prompt(2, 20), 30)
+        bench.wait_for_tokens("gone", 3)
+        bench.engine.cancel("gone")
+        bench.wait_for_end("stays")
+        count = len(bench.tokens("gone"))
+        bench.submit("later", prompt(3, 20), 30)
+        bench.wait_for_end("later")
+        assert len(bench.tokens("gone")) == count < 400
+
+
+def test_sampling_at_temperature_one_differs_from_greedy() -> None:
+    with Bench() as bench:
+        bench.submit("greedy", prompt(1, 20), 40)
+        bench.engine.submit("warm", prompt(1, 20), 40, Sampling(temperature=2.0), None)
+        bench.wait_for_end("greedy", "warm")
+        assert bench.tokens("warm") != bench.tokens("greedy")
+        assert set(bench.tokens("warm")) <= set(range(VOCAB))
+
+
+def test_generation_ends_at_the_end_of_text_token() -> None:
+    ids = prompt(1, 20)
+    end = unmodified(ids, 8)[3]
+    first = unmodified(ids, 8).index(end)
+    with Bench() as bench:
+        bench.engine.submit("a", ids, 8, Sampling(temperature=0), end)
+        bench.wait_for_end("a")
+        assert bench.tokens("a") == unmodified(ids, 8)[: first + 1]
+
+
+def test_a_plan_the_model_cannot_run_is_refused_and_changes_nothing() -> None:
+    with Bench() as bench:
+        with pytest.raises(ValueError, match=r"is not in 1\.\.8"):
+            bench.engine.apply(plan(9, 9))
+        assert bench.engine.plan == plan(1, TRAINED_K)
+        assert bench.dial.plan == (TRAINED_K,) * 2
+
+
+def test_a_step_that_fails_fails_its_requests_and_is_reported() -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with Bench() as bench:
+        assert bench.engine.failure is None
+        bench.model.register_forward_pre_hook(explode)
+        bench.submit("a", prompt(1, 20), 8)
+        bench.wait_for_end("a")
+        assert "out of memory" in (bench.emissions[-1].error or "")
+        bench.engine._manager.join(0.0)
+        assert "out of memory" in (bench.engine.failure or "")
+        with pytest.raises(RuntimeError, match="out of memory"):
+            bench.submit("b", prompt(1, 20), 8)

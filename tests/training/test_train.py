@@ -1,0 +1,245 @@
+"""Every step is a function of seed and step, so an interrupt leaves no trace in the weights."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from runtime.checkpoint import load_checkpoint
+from training import train as training
+from training.corpus import Document
+from training.recipe import Recipe, Stage
+from training.train import build_model, draw_plan, draw_windows, learning_rate, train
+
+WORDS = ("whale", "sea", "ship", "the", "and", "of", "Ahab", "said", "white", "deep")
+STAGE = Stage(steps=1, batch=3, context=10)
+
+
+def recipe(**changes: Any) -> Recipe:  # noqa: ANN401  (any field of a Recipe)
+    plain = {
+        "name": "tiny",
+        "seed": 7,
+        "model": {
+            "vocab_size": 300,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "num_experts": 12,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "max_position_embeddings": 512,
+        },
+        "k_range": [1, 4],
+        "balance_coefficient": 0.01,
+        "learning_rate": 0.002,
+        "final_learning_rate": 0.0001,
+        "warmup_steps": 2,
+        "weight_decay": 0.1,
+        "stages": [
+            {"steps": 4, "batch": 2, "context": 16},
+            {"steps": 2, "batch": 1, "context": 32},
+        ],
+    }
+    return Recipe.model_validate(plain | changes)
+
+
+def generator(seed: int, step: int) -> np.random.Generator:
+    return np.random.default_rng((seed, step))
+
+
+def test_every_layer_draws_within_the_range_and_reaches_both_ends() -> None:
+    plans = [draw_plan(recipe(k_range=[2, 5]), generator(7, step)) for step in range(200)]
+    assert {len(plan) for plan in plans} == {2}
+    assert {k for plan in plans for k in plan} == {2, 3, 4, 5}
+
+
+def test_a_plan_follows_from_seed_and_step() -> None:
+    first, again = (
+        [draw_plan(recipe(), generator(7, step)) for step in range(20)] for _ in range(2)
+    )
+    assert first == again
+    assert first != [draw_plan(recipe(), generator(8, step)) for step in range(20)]
+    assert len({tuple(plan) for plan in first}) > 1
+
+
+def test_the_layers_draw_independently() -> None:
+    # 16 pairs, 200 of each expected of 3,200; five standard deviations are 69.
+    pairs = Counter(tuple(draw_plan(recipe(), generator(7, step))) for step in range(3200))
+    assert len(pairs) == 16
+    assert all(abs(count - 200) < 69 for count in pairs.values())
+
+
+def test_the_learning_rate_climbs_to_its_peak_and_falls_to_its_end() -> None:
+    long = recipe(warmup_steps=10, stages=[{"steps": 110, "batch": 1, "context": 16}])
+    rates = [learning_rate(long, step) for step in range(111)]
+    assert rates[0] == pytest.approx(0.0002)
+    assert rates[4] == pytest.approx(0.001)
+    assert rates[9] == rates[10] == 0.002
+    assert rates[60] == pytest.approx(0.00105)
+    assert rates[110] == pytest.approx(0.0001)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_a_recipe_that_is_all_warm_up_only_climbs() -> None:
+    short = recipe(warmup_steps=6)
+    rates = [learning_rate(short, step) for step in range(6)]
+    assert rates == sorted(rates)
+    assert rates[-1] == 0.002
+
+
+def test_windows_are_stretches_of_the_stream() -> None:
+    windows_BS = draw_windows(np.arange(100, dtype=np.int32), STAGE, generator(7, 0))
+    assert windows_BS.shape == (3, 10)
+    assert windows_BS.dtype == torch.int64
+    assert torch.equal(windows_BS - windows_BS[:, :1], torch.arange(10).expand(3, 10))
+    assert windows_BS.min() >= 0
+    assert windows_BS.max() <= 99
+
+
+def test_windows_follow_from_seed_and_step() -> None:
+    ids = np.arange(1000, dtype=np.int32)
+    windows_BS = draw_windows(ids, STAGE, generator(7, 3))
+    assert torch.equal(windows_BS, draw_windows(ids, STAGE, generator(7, 3)))
+    assert not torch.equal(windows_BS, draw_windows(ids, STAGE, generator(7, 4)))
+
+
+def test_a_model_is_built_as_its_recipe_says() -> None:
+    config = build_model(recipe(), eos_token_id=0).config
+    assert (config.num_hidden_layers, config.num_experts, config.num_experts_per_tok) == (2, 12, 2)
+    assert config.norm_topk_prob  # else a lower k' would scale the layer's output down
+    assert config.tie_word_embeddings
+    assert config.router_aux_loss_coef == 0.01
+
+
+def book(name: str, seed: int) -> Document:
+    return Document(name, " ".join(np.random.default_rng(seed).choice(WORDS, 1200)))
+
+
+# The names decide the split: two for training, one to validate, one to test.
+BOOKS = [book("austen/emma_001", 1), book("moby/chapter_1", 2)]
+HELD_OUT = [book("austen/emma_026", 3), book("austen/emma_009", 4)]
+
+
+class Run:
+    """One training run of a tiny model in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run, self.out = folder / "run", folder / "out"
+
+    def go(self) -> None:
+        train(recipe(), Path("not read"), self.run, self.out)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return torch.load(self.run / "state.pt", weights_only=True)
+
+
+def interrupted_at(step: int) -> Callable[[Recipe, int], float]:
+    """Stands in for learning_rate, which every step asks before it changes a weight."""
+
+    def rate(of: Recipe, at: int) -> float:
+        if at == step:
+            raise KeyboardInterrupt
+        return learning_rate(of, at)
+
+    return rate
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Reads four made-up books, saves every second step, validates on little."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "read_corpus", lambda _: [*BOOKS, *HELD_OUT])
+        patch.setattr(training, "STEPS_BETWEEN_SAVES", 2)
+        patch.setattr(training, "NUM_VALIDATION_WINDOWS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The six steps of the recipe without an interrupt."""
+    run = Run(tmp_path_factory.mktemp("finished"))
+    run.go()
+    return run
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Bit for bit, whether the interrupt came just after a save or a step later."""
+    resumed = Run(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "learning_rate", interrupted_at(step))
+        resumed.go()
+    assert not resumed.out.exists()
+    assert resumed.state["step"] == step // 2 * 2
+
+    resumed.go()
+    assert resumed.state["step"] == finished.state["step"] == 6
+    expected = finished.state["model"]
+    for name, weight in resumed.state["model"].items():
+        assert torch.equal(weight, expected[name]), name
+    weights = "model.safetensors"
+    assert (resumed.out / weights).read_bytes() == (finished.out / weights).read_bytes()
+
+
+def test_a_finished_run_started_again_only_writes_the_checkpoint(
+    finished: Run, tmp_path: Path
+) -> None:
+    again = Run(tmp_path)
+    again.run = finished.run
+    again.go()
+    assert len(finished.metrics) == 6
+    weights = "model.safetensors"
+    assert (again.out / weights).read_bytes() == (finished.out / weights).read_bytes()
+
+
+def test_every_step_leaves_a_line_with_the_plan_it_drew(finished: Run) -> None:
+    rows = finished.metrics
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert [row["plan"] for row in rows] == [
+        draw_plan(recipe(), generator(7, step)) for step in range(6)
+    ]
+    assert all(row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
+
+
+def test_held_out_quality_is_measured_when_the_state_is_saved(finished: Run) -> None:
+    measured = [row["step"] for row in finished.metrics if "validation_nll" in row]
+    assert measured == [1, 3, 5]
+    assert set(finished.metrics[5]["validation_nll"]) >= {"1", "2"}
+
+
+def test_the_checkpoint_can_be_served(finished: Run) -> None:
+    checkpoint = load_checkpoint(finished.out)
+    assert checkpoint.dial.plan == (2, 2)
+    assert checkpoint.context_tokens == 512
+    assert checkpoint.model.config.dtype in (torch.float32, torch.bfloat16)
+    assert checkpoint.tokenizer.decode(checkpoint.tokenizer.encode("the whale")) == "the whale"
+    assert isinstance(checkpoint.tokenizer, PreTrainedTokenizerFast)
+
+
+def test_the_held_out_texts_are_shipped_with_the_checkpoint(finished: Run) -> None:
+    validation, test = HELD_OUT
+    assert (finished.out / "validation.txt").read_text() == validation.text + "\n"
+    assert (finished.out / "test.txt").read_text() == test.text + "\n"
+
+
+def test_a_model_of_few_experts_trains_too(tmp_path: Path) -> None:
+    """Four experts: fewer than the highest k' at which the shipped model is validated."""
+    few = recipe(model=recipe().model.model_dump() | {"num_experts": 4})
+    train(few, Path("not read"), tmp_path / "run", tmp_path / "out")
+    assert load_checkpoint(tmp_path / "out").dial.max_k == 4
