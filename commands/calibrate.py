@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from commands.exits import BAD_INPUT, bad_input, stop
+from commands.exits import bad_input, check_outputs, parse_ks, read_text
 
 WINDOW_TOKENS = 512
 
@@ -38,15 +38,14 @@ def calibrate(
     from runtime.evaluate import cut_windows
 
     torch.set_num_threads(threads)
-    with bad_input("--k"):
-        ks = [int(part) for part in k.split(",")]
+    ks = parse_ks("--k", k)
+    check_outputs({"--out": out})
     with bad_input("--checkpoint"):
         loaded = load_checkpoint(checkpoint)
-    file = text or checkpoint / "validation.txt"
-    try:
-        held_out = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        stop(f"--text {file}: {error}; expected a UTF-8 text file", BAD_INPUT)
+    with bad_input("--k"):
+        for each in ks:
+            loaded.dial.check([each] * len(loaded.dial.layers))
+    held_out = read_text("--text", text or checkpoint / "validation.txt")
     with bad_input("--text"):
         cut = cut_windows(loaded, held_out, WINDOW_TOKENS, windows)
     with Progress(console=Console(stderr=True)) as progress, bad_input("--k"):

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from commands.exits import BAD_INPUT, bad_input, stop
+from commands.exits import BAD_INPUT, bad_input, check_outputs, parse_ks, read_text, stop
+
+if TYPE_CHECKING:
+    from runtime.elastic import ExpertDial
 
 
 def evaluate(
@@ -34,17 +37,17 @@ def evaluate(
     from runtime.evaluate import cut_windows
     from runtime.evaluate import evaluate as measure
 
-    try:
-        held_out = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        stop(f"--text {text}: {error}; expected a UTF-8 text file", BAD_INPUT)
+    check_outputs({"--json": json_file})
+    held_out = read_text("--text", text)
     with bad_input("--checkpoint"):
         loaded = load_checkpoint(checkpoint)
-    plans = _plans(k, per_layer, len(loaded.dial.layers))
+    plans = _plans(loaded.dial, k, per_layer)
+    if window > loaded.context_tokens:
+        stop(f"--window {window}: the context is {loaded.context_tokens} tokens", BAD_INPUT)
     with bad_input("--text"):
         cut = cut_windows(loaded, held_out, window, windows)
     figures: dict[str, dict[str, float]] = {}
-    with Progress(console=Console(stderr=True)) as progress, bad_input("--k"):
+    with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("evaluating", total=len(plans) * len(cut.ids_WS))
         for name, plan in plans.items():
             quality = measure(loaded, cut, plan, lambda: progress.advance(task))
@@ -54,11 +57,16 @@ def evaluate(
         json_file.write_text(json.dumps({"k": figures}, indent=1) + "\n")
 
 
-def _plans(k: str, per_layer: str | None, num_layers: int) -> dict[str, list[int]]:
-    with bad_input("--per-layer" if per_layer else "--k"):
-        if per_layer:
-            return {per_layer: [int(part) for part in per_layer.split(",")]}
-        return {part.strip(): [int(part)] * num_layers for part in k.split(",")}
+def _plans(dial: "ExpertDial", k: str, per_layer: str | None) -> dict[str, list[int]]:
+    """The plans asked for by their names in the output, all of which the model can run."""
+    if per_layer is not None:
+        plans = {per_layer: parse_ks("--per-layer", per_layer)}
+    else:
+        plans = {str(each): [each] * len(dial.layers) for each in parse_ks("--k", k)}
+    with bad_input("--k" if per_layer is None else "--per-layer"):
+        for plan in plans.values():
+            dial.check(plan)
+    return plans
 
 
 def _figures(quality: Any, bytes_per_token: float) -> dict[str, float]:  # noqa: ANN401

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from commands.exits import BAD_INPUT, FAILED, bad_input, stop
+from commands.exits import BAD_INPUT, FAILED, bad_input, check_outputs, read_text, stop
 from simulations.load import LoadError, replay
 from simulations.prompts import Prompts
 from simulations.results import Record, summarise, write_records
@@ -35,7 +35,8 @@ def load(
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Mean requests/s; default the trace's")] = None,
     load: Annotated[
-        float | None, typer.Option(help="Rate as a share of capacity at full k'; needs --profile")
+        float | None,
+        typer.Option(min=0.01, help="Rate as a share of capacity at full k'; needs --profile"),
     ] = None,
     profile: Annotated[Path | None, typer.Option(help="The served model's profile.json")] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Replicas behind the url, for --load")] = 2,
@@ -45,8 +46,12 @@ def load(
     tokenizer: Annotated[Path, typer.Option(help="Counts their tokens")] = CHECKPOINT
     / "tokenizer.json",
     context: Annotated[int, typer.Option(help="Tokens of prompt and output together")] = 2048,
-    ttft_slo: Annotated[float, typer.Option(help="Seconds from scheduled arrival")] = 1.0,
-    tpot_slo: Annotated[float, typer.Option(help="Seconds per token after the first")] = 0.1,
+    ttft_slo: Annotated[
+        float, typer.Option(min=0.001, help="Seconds from scheduled arrival")
+    ] = 1.0,
+    tpot_slo: Annotated[
+        float, typer.Option(min=0.001, help="Seconds per token after the first")
+    ] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts and of the rate scaling")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Summary to write")] = None,
     requests_file: Annotated[
@@ -61,7 +66,7 @@ def load(
     console = Console()
     if not url.startswith(("http://", "https://")):
         stop(f"--url {url}: expected http://HOST:PORT", BAD_INPUT)
-    _check_outputs({"--json": json_file, "--requests": requests_file})
+    check_outputs({"--json": json_file, "--requests": requests_file})
     prompts = _prompts(text, tokenizer)
     with bad_input("--trace"):
         read = read_trace(trace)
@@ -93,18 +98,8 @@ def load(
         stop(f"no request completed at {url}; the last: {records[-1].error}", FAILED)
 
 
-def _check_outputs(files: dict[str, Path | None]) -> None:
-    """Before the run, which is lost if its results have nowhere to go."""
-    for option, file in files.items():
-        if file and (file.is_dir() or not file.parent.is_dir()):
-            stop(f"{option} {file}: expected a file name in an existing folder", BAD_INPUT)
-
-
 def _prompts(text: Path, tokenizer: Path) -> Prompts:
-    try:
-        held_out = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        stop(f"--text {text}: {error}; expected a UTF-8 text file", BAD_INPUT)
+    held_out = read_text("--text", text)
     try:
         return Prompts(held_out, tokenizer)
     except Exception as error:  # the tokenizers library raises no narrower class

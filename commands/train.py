@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.exits import bad_input
+from commands.exits import BAD_INPUT, bad_input, stop
 
 
 def train(
@@ -29,10 +29,12 @@ def train(
 
     with bad_input():
         parsed = load_recipe(recipe)
-    with bad_input("--corpus"):
+    try:
         run_recipe(
             parsed,
             corpus,
             run or Path("runs") / parsed.name,
             out or Path("checkpoints") / parsed.name,
         )
+    except FileNotFoundError as error:
+        stop(f"--corpus: {error}", BAD_INPUT)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -14,6 +15,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+import policies
 from controller.config import PolicyError, Problem, SloPolicy, parse_policy
 from controller.profiles import Profile, ProfileError, load_profile
 from runtime.elastic import ExpertDial, NotElasticError
@@ -47,6 +49,8 @@ def check_checkpoint(folder: Path) -> None:
         raise CheckpointError(
             f"{folder}: no config.json; expected a transformers checkpoint folder"
         )
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(f"{folder}: no tokenizer.json")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
@@ -63,12 +67,17 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     check_checkpoint(folder)
     disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=best_dtype(), local_files_only=True
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=best_dtype(), local_files_only=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
+    if missing := sorted(loading["missing_keys"]):
+        # transformers would serve random numbers in their place.
+        raise CheckpointError(
+            f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more"
+        )
     model = model.to(best_device()).eval()
     try:
         dial = ExpertDial(model)
@@ -103,6 +112,10 @@ def serve_policy(
     if not lowest <= experts.floor <= experts.ceiling <= min(highest, checkpoint.dial.max_k):
         bounds = f"{experts.floor}..{experts.ceiling} is outside what the profile gives"
         raise PolicyError([Problem("experts", f"{bounds}, {lowest:g}..{highest:g}")])
+    try:
+        policies.build(slo_policy, profile)
+    except ValueError as error:
+        raise PolicyError([Problem("policy", str(error))]) from error
     return slo_policy
 
 

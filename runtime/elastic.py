@@ -58,6 +58,12 @@ class ExpertDial:
 
     def set(self, plan: Sequence[int]) -> None:
         """Set k' layer by layer. Raises ValueError, changing nothing, on a plan that cannot be."""
+        self.check(plan)
+        for layer, k in zip(self.layers, plan, strict=True):
+            layer.router.top_k = k
+
+    def check(self, plan: Sequence[int]) -> None:
+        """Raise ValueError, naming the layer, if the model cannot run `plan`."""
         if len(plan) != len(self.layers):
             raise ValueError(
                 f"plan {list(plan)} has {len(plan)} layers, the model {len(self.layers)}"
@@ -65,8 +71,6 @@ class ExpertDial:
         for layer, k in zip(self.layers, plan, strict=True):
             if not 1 <= k <= layer.num_experts:
                 raise ValueError(f"{layer.name}: k'={k} is not in 1..{layer.num_experts}")
-        for layer, k in zip(self.layers, plan, strict=True):
-            layer.router.top_k = k
 
     @contextmanager
     def at(self, plan: Sequence[int]) -> Iterator[None]:

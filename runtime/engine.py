@@ -98,7 +98,6 @@ class Engine:
         self._manager.output_router = _StampingRouter(
             lambda outputs: on_emissions([self._emission(output) for output in outputs])
         )
-        self._num_emitted: dict[str, int] = {}
 
     def start(self) -> None:
         self._manager.start()
@@ -134,9 +133,8 @@ class Engine:
             raise RuntimeError(self.failure or "engine refused the request")
 
     def cancel(self, request_id: str) -> None:
-        """Drop a request and free its cache. It emits nothing more."""
+        """Drop a request and free its cache. It emits at most what the running step makes."""
         self._manager.cancel_request(request_id)
-        self._num_emitted.pop(request_id, None)
 
     def apply(self, plan: Plan) -> None:
         """Swap the plan between two steps. Blocks for at most the rest of the running step."""
@@ -150,12 +148,7 @@ class Engine:
 
     def _emission(self, output: GenerationOutput) -> Emission:
         """Called in the engine's thread, inside the step that made the tokens."""
-        already = self._num_emitted.get(output.request_id, 0)
-        tokens = tuple(output.generated_tokens[already:])
-        if output.is_finished():
-            self._num_emitted.pop(output.request_id, None)
-        else:
-            self._num_emitted[output.request_id] = already + len(tokens)
+        tokens = () if output.error else (output.generated_tokens[-1],)  # a step adds one
         return Emission(
             output.request_id, tokens, self.plan, self._clock(), output.is_finished(), output.error
         )

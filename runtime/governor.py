@@ -24,6 +24,7 @@ from controller.profiles import load_profile
 from controller.signals import Plan, Sample
 
 NAME = "governor"
+FIRST_POLICY_POLL_S = 0.05
 logger = logging.getLogger("ray.serve")
 
 
@@ -94,11 +95,14 @@ class Governor:
 
     async def _run(self) -> None:
         while True:
-            if self._controller is not None and self._slo_policy is not None:
+            if self._controller is None or self._slo_policy is None:
+                await asyncio.sleep(FIRST_POLICY_POLL_S)
+                continue
+            try:
                 self._tick(self._controller)
-                await asyncio.sleep(self._slo_policy.cadence.tick_s)
-            else:
-                await asyncio.sleep(0.05)
+            except Exception:  # a tick that fails must not be the last one
+                logger.exception("kprime: tick failed, the plan stays")
+            await asyncio.sleep(self._slo_policy.cadence.tick_s)
 
     def _tick(self, controller: Controller) -> None:
         before, now_s = controller.plan, self._now_s()

@@ -141,7 +141,7 @@ def _validation_problem(error: RequestValidationError) -> ApiError:
         )
     where = [str(part) for part in first["loc"] if part != "body"]
     param = where[0] if where else None
-    if first["type"] == "extra_forbidden":
+    if first["type"] == "extra_forbidden" and len(where) == 1:
         accepted = ", ".join(CompletionRequest.model_fields)
         return ApiError(400, f"{param}: not supported; accepted: {accepted}", param=param)
     return ApiError(400, f"{'.'.join(where) or 'body'}: {first['msg']}", param=param)

@@ -170,12 +170,11 @@ class Replica:
                 piece = "".join(step or "" for step in steps)
                 text += piece
                 now = served.add(emission.plan, len(emission.tokens))
+                reason = _finish_reason(finished, len(tokens) < len(emission.tokens))
                 if request.stream:
-                    reason = _finish_reason(finished, len(tokens) < len(emission.tokens))
                     yield completion.body(piece, reason, now, None)
             total = usage(len(prompt), served.num_tokens)
             if not request.stream:
-                reason = _finish_reason(True, served.num_tokens < request.max_tokens)
                 yield completion.body(text, reason, served, total)
             elif request.stream_options.include_usage:
                 yield completion.usage_chunk(total, served)

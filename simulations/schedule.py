@@ -66,7 +66,10 @@ def scale_to_peak(
     low, high = 0.0, 2 * peak / peak_rps(requests, window_s)
     for _ in range(BISECTIONS):
         factor = (low + high) / 2
-        too_high = peak_rps(scale_rate(requests, factor, seed), window_s) > peak
+        try:
+            too_high = peak_rps(scale_rate(requests, factor, seed), window_s) > peak
+        except ValueError:  # no request is left: too low
+            too_high = False
         low, high = (low, factor) if too_high else (factor, high)
     return scale_rate(requests, low, seed), low
 

@@ -51,12 +51,14 @@ def _archive(folder: Path, pattern: str) -> Path:
     return found[-1]
 
 
-def _stdlib(archive: Path, member: str, source: str) -> Iterator[Document]:
+def _stdlib(archive: Path, source: str, member: str) -> Iterator[Document]:
     with tarfile.open(archive) as tar:
-        for info in tar:
-            if re.search(member, info.name):
-                text = tar.extractfile(info).read().decode()  # type: ignore[union-attr]
-                yield Document(f"{source}/{Path(info.name).stem}", text.strip())
+        members = [info for info in tar if re.search(member, info.name)]
+        if not members:
+            raise ValueError(f"{archive}: no member {member}")
+        for info in members:
+            text = tar.extractfile(info).read().decode()  # type: ignore[union-attr]
+            yield Document(f"{source}/{Path(info.name).stem}", text.strip())
 
 
 def _austen(deb: Path) -> Iterator[Document]:
@@ -68,7 +70,8 @@ def _austen(deb: Path) -> Iterator[Document]:
     index = rdata.read_rds(BytesIO(data[prefix + "rdx"]))
     for novel, (offset, size) in index["variables"].items():
         chunk = data[prefix + "rdb"][int(offset) : int(offset) + int(size)]
-        lines = rdata.conversion.convert(rdata.parser.parse_data(zlib.decompress(chunk[4:])))
+        raw = zlib.decompress(chunk[4:])
+        lines = rdata.conversion.convert(rdata.parser.parse_data(raw, extension=".rds"))
         text = "\n".join(lines)
         chapters = re.split(r"(?im)^(?=chapter [ivxl\d]+)", text)
         for number, chapter in enumerate(chapters[1:], 1):

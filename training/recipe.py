@@ -3,7 +3,15 @@
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 
 class Strict(BaseModel):
@@ -43,7 +51,7 @@ class Recipe(Strict):
     final_learning_rate: PositiveFloat
     warmup_steps: PositiveInt
     weight_decay: float
-    stages: list[Stage]
+    stages: list[Stage] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _draws_what_the_model_has(self) -> "Recipe":
@@ -65,4 +73,16 @@ class Recipe(Strict):
 
 
 def load_recipe(path: Path) -> Recipe:
-    return Recipe.model_validate(yaml.safe_load(path.read_text()))
+    """Read a recipe. Raises ValueError naming the file and every problem in it."""
+    try:
+        return Recipe.model_validate(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from error
+    except ValidationError as error:
+        problems = (
+            f"{path}: {'.'.join(map(str, each['loc'])) or 'recipe'}: {each['msg']}"
+            for each in error.errors()
+        )
+        raise ValueError("\n".join(problems)) from error

@@ -21,6 +21,7 @@ from training.tokens import token_stream, train_tokenizer, write_split
 
 STEPS_BETWEEN_SAVES = 100
 NUM_VALIDATION_WINDOWS = 24
+VALIDATION_KS = (1, 2, 4, 8, 12)
 
 
 def train(recipe: Recipe, corpus: Path, run: Path, out: Path) -> None:
@@ -63,7 +64,9 @@ def train(recipe: Recipe, corpus: Path, run: Path, out: Path) -> None:
             row["tokens_per_s"] = stage.batch * stage.context / (time.perf_counter() - started_s)
             if (step + 1) % STEPS_BETWEEN_SAVES == 0 or step + 1 == recipe.num_steps:
                 row["validation_nll"] = {
-                    k: validation_nll(model, dial, validation_ids, k) for k in (1, 2, 4, 8, 12)
+                    k: validation_nll(model, dial, validation_ids, k)
+                    for k in VALIDATION_KS
+                    if k <= dial.max_k
                 }
                 _save(run, model, optimizer, step + 1)
             metrics.write(json.dumps(row) + "\n")

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ SHAPE = {
     "max_position_embeddings": 128,
     "initializer_range": 0.3,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost a tiny model a hundred times what it computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def saved(model: PreTrainedModel, folder: Path) -> Path:
@@ -174,7 +184,6 @@ def test_weights_that_lack_a_layer_are_refused(elastic: Path, text: Path, tmp_pa
     folder = copied(elastic, tmp_path)
     config = json.loads((folder / "config.json").read_text())
     config["num_hidden_layers"] = 3
-    del config["layer_types"]
     (folder / "config.json").write_text(json.dumps(config))
     result = run(folder, text, k="4", windows=2)
     assert result.exit_code == 2, result.output
@@ -204,7 +213,7 @@ def test_a_dense_model_is_refused_for_having_no_moe_layer(dense: Path, text: Pat
         ("4,9", "k'=9 is not in 1..8"),
         ("four", "'four'"),
         ("2.5", "'2.5'"),
-        ("1,,2", "''"),
+        ("1,,2", "'1,,2'"),
         ("", "''"),
     ],
 )
@@ -220,7 +229,7 @@ def test_an_impossible_k_is_refused(elastic: Path, text: Path, k: str, complaint
         ("4", r"plan [4] has 1 layers, the model 2"),
         ("4,4,4", r"plan [4, 4, 4] has 3 layers, the model 2"),
         ("4,9", "k'=9 is not in 1..8"),
-        ("4,x", "'x'"),
+        ("4,x", "'4,x'"),
     ],
 )
 def test_an_impossible_plan_is_refused(

@@ -95,7 +95,7 @@ def test_a_cancelled_request_emits_nothing_more_and_others_finish() -> None:
         bench.wait_for_tokens("gone", 3)
         bench.engine.cancel("gone")
         bench.wait_for_end("stays")
-        count = len(bench.tokens("gone"))
+        count = len(bench.tokens("gone"))  # "stays" has run far beyond the step that was running
         bench.submit("later", prompt(3, 20), 30)
         bench.wait_for_end("later")
         assert len(bench.tokens("gone")) == count < 400
