@@ -36,8 +36,8 @@ SEED = 1
 
 def demo(
     trace: Annotated[Path, typer.Option(help="Trace")] = Path("traces/azure_llm_2023_code.csv"),
-    start: Annotated[float, typer.Option(help="Seconds into the trace")] = 840.0,
-    duration: Annotated[float, typer.Option(help="Seconds of the trace")] = 100.0,
+    start: Annotated[float, typer.Option(help="Seconds into the trace")] = 880.0,
+    duration: Annotated[float, typer.Option(help="Seconds of the trace")] = 80.0,
     policy_file: Annotated[Path, typer.Option(help="SLO policy")] = Path(
         "policies/interactive.yaml"
     ),
