@@ -23,7 +23,9 @@ def calibrate(
     windows: Annotated[int, typer.Option(min=2, help="Windows of 512 tokens per k'")] = 96,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds of step timing per k'")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads, as a replica has")] = 1,
-    max_batch_tokens: Annotated[int, typer.Option(min=32, help="As served")] = 192,
+    max_batch_tokens: Annotated[
+        int, typer.Option(min=32, help="Largest step, also when served")
+    ] = 160,
 ) -> None:
     """Measure step time and quality at each k', fit the cost model, write the profile.
 

@@ -96,7 +96,7 @@ class Profile(_Strict):
     machine: Machine
     calibrated: str
     full_k: PositiveInt
-    max_batch_tokens: PositiveInt
+    max_batch_tokens: PositiveInt  # of a step; bounds how long a plan change has to wait
     fit: Fit
     headroom: Headroom
     rungs: tuple[Rung, ...] = Field(min_length=1)  # from cheapest to best

@@ -22,7 +22,6 @@ class AppArgs(BaseModel):
     checkpoint: str = "checkpoints/prose-27m"
     profile: str | None = None  # default: profile.json in the checkpoint
     journal: str = "runs/journal.jsonl"
-    max_batch_tokens: PositiveInt = 192  # bounds a step, and with it how long a plan change waits
     cache_tokens: PositiveInt = 65536
 
 
@@ -48,6 +47,5 @@ def build(args: AppArgs) -> serve.Application:
     return deployment.bind(
         checkpoint=str(checkpoint),
         profile=str(profile),
-        max_batch_tokens=args.max_batch_tokens,
         cache_tokens=args.cache_tokens,
     )

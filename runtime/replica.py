@@ -46,12 +46,9 @@ install_error_handlers(api)
 class Replica:
     """The class behind the Serve deployment; `app` wraps it."""
 
-    def __init__(
-        self, checkpoint: str, profile: str, max_batch_tokens: int, cache_tokens: int
-    ) -> None:
+    def __init__(self, checkpoint: str, profile: str, cache_tokens: int) -> None:
         self._checkpoint = load_checkpoint(Path(checkpoint))
         self._profile = load_profile_of(Path(checkpoint), Path(profile))
-        self._max_batch_tokens = max_batch_tokens
         self._cache_tokens = cache_tokens
         self._slo_policy: SloPolicy | None = None
 
@@ -77,7 +74,7 @@ class Replica:
             self._checkpoint.model,
             self._checkpoint.dial,
             self._safe_plan(0),
-            max_batch_tokens=self._max_batch_tokens,
+            max_batch_tokens=self._profile.max_batch_tokens,
             cache_tokens=self._cache_tokens,
             on_step=self._telemetry.stepped,
             on_emissions=self._streams.emit,

@@ -3,6 +3,7 @@
 Rungs are interleaved and repeated, so that a drift of the machine touches all of them alike.
 """
 
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from runtime.engine import Emission, Engine, Sampling
 PREFILL_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # of the largest step
 DECODE_BATCHES = (1, 2, 4, 8, 16)
 PROMPT_TOKENS = 256  # of the decoding requests: an average context
-DECODE_TOKENS = 12
+DECODE_TOKENS = 8  # while all of a batch decode
 HELD_OUT_SHARE, HELD_OUT_BATCH = 1 / 2, 4  # never fitted, only predicted
 GREEDY = Sampling(temperature=0)
 
@@ -76,14 +77,13 @@ def measure(
                 on_round()
     sizes = prefill_sizes(max_batch_tokens)
     wanted = {(size, 0) for size in sizes} | {(0, batch) for batch in DECODE_BATCHES}
-    wanted |= {(max_batch_tokens - batch, batch) for batch in DECODE_BATCHES}
+    wanted |= {(max_batch_tokens - batch, batch) for batch in DECODE_BATCHES[:-2]}
     held_out = frozenset({(round(HELD_OUT_SHARE * max_batch_tokens), 0), (0, HELD_OUT_BATCH)})
-    return {
-        k: Table(
-            {point: median(seen_s) for point, seen_s in points.items() if point in wanted}, held_out
-        )
-        for k, points in seen.items()
-    }
+    tables = {}
+    for k, points in seen.items():
+        assert wanted <= set(points), f"k'={k}: steps never seen: {wanted - set(points)}"
+        tables[k] = Table({point: median(points[point]) for point in wanted}, held_out)
+    return tables
 
 
 def prefill_sizes(max_batch_tokens: int) -> list[int]:
@@ -135,7 +135,9 @@ class _Bench:
         """Prompts of every size alone, then every decode batch."""
         steps = [step for size in self._sizes for step in self.run([(size, 1)], random)]
         for batch in DECODE_BATCHES:
-            steps += self.run([(PROMPT_TOKENS, DECODE_TOKENS)] * batch, random)
+            # The first to decode must still be at it when the last has been prefilled.
+            waiting = math.ceil(batch * PROMPT_TOKENS / self._sizes[-1])
+            steps += self.run([(PROMPT_TOKENS, waiting + DECODE_TOKENS)] * batch, random)
         return steps
 
     def run(self, requests: list[tuple[int, int]], random: np.random.Generator) -> list[Step]:
