@@ -14,7 +14,7 @@ setup: $(STAMP)  ## make .venv with the versions that were tested together
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,train]'
 	touch $@
 
 demo: setup  ## serve the model, replay a real burst at full k' and under the controller, compare
