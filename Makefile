@@ -12,7 +12,7 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## make .venv with the versions that were tested together
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): Makefile pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,train]'
 	touch $@
