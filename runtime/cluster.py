@@ -9,8 +9,6 @@ import os
 import signal
 import socket
 import time
-from contextlib import redirect_stderr
-from io import StringIO
 from types import TracebackType
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -127,15 +125,13 @@ class LocalCluster:
         # Ray's own SIGTERM handler sets an alarm that would end this process in the middle of it.
         signal.alarm(0)
         self._processes |= _descendants()
-        # The raylet reports the controller's orderly end as a failed task: not news to anyone.
-        with redirect_stderr(StringIO()):
-            if ray.is_initialized():
-                serve.shutdown()
-                ray.shutdown()
-            _, alive = psutil.wait_procs(self._processes, timeout=GRACE_S)
-            for process in alive:
-                process.kill()
-            psutil.wait_procs(alive, timeout=GRACE_S)
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
+        _, alive = psutil.wait_procs(self._processes, timeout=GRACE_S)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=GRACE_S)
 
     @property
     def _deployment(self) -> dict[str, Any]:

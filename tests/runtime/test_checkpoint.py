@@ -12,6 +12,7 @@ from runtime.checkpoint import (
     CheckpointError,
     best_dtype,
     check_checkpoint,
+    load_checkpoint,
     load_profile_of,
     serve_policy,
 )
@@ -36,6 +37,8 @@ def served(checkpoint: Checkpoint, **changes: object) -> object:
 def test_a_sound_checkpoint_passes_without_its_weights_being_read(checkpoint: Checkpoint) -> None:
     (checkpoint.folder / "model.safetensors").unlink()
     check_checkpoint(checkpoint.folder)
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_checkpoint(checkpoint.folder)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

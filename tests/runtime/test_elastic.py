@@ -90,7 +90,9 @@ def test_a_dense_model_is_refused() -> None:
 
 @MODELS
 def test_both_kinds_of_model_prove_elastic(build: type[PreTrainedModel]) -> None:
-    ExpertDial(build()).prove(IDS_BS)
+    dial = ExpertDial(build())
+    dial.prove(IDS_BS)
+    assert dial.plan == dial.trained_plan
 
 
 @MODELS
