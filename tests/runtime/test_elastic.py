@@ -1,7 +1,5 @@
 """The dial turns k' of real MoE layers, exactly, and refuses a model that does not follow."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from transformers import (
@@ -28,15 +26,6 @@ SHAPE = {
     "max_position_embeddings": 64,
     "initializer_range": 0.3,  # wide, so that the choice of experts shows in the output
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost a tiny model a hundred times what it computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def qwen3(k: int = 4) -> Qwen3MoeForCausalLM:

@@ -159,15 +159,6 @@ def interrupted_at(step: int) -> Callable[[Recipe, int], float]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost a tiny model a hundred times what it computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
     """Reads four made-up books, saves every second step, validates on little."""
     with pytest.MonkeyPatch.context() as patch:
