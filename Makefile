@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo serve check test lint types clean
+.PHONY: help setup demo serve check test corpus lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ types: setup
 
 test: setup  ## all tests, those that start a local Ray included
 	$(BIN)/pytest
+
+corpus: setup  ## fetch the prose that the shipped recipes train on into runs/corpus
+	$(BIN)/python -m training.fetch_corpus runs/corpus
 
 clean:  ## remove what was made, the environment included
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache runs

@@ -5,36 +5,42 @@ from typing import Annotated
 
 import typer
 
-from commands.exits import BAD_INPUT, bad_input, stop
+from commands.exits import bad_input
 
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe, such as training/recipes/*.yaml")],
-    corpus: Annotated[
-        Path, typer.Option(help="Folder with the package archives of training/recipes/README.md")
-    ] = Path("runs/corpus"),
+    seed: Annotated[
+        int | None, typer.Option(help="Instead of the recipe's; added to its name")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="JSON lines instead of the recipe's")] = None,
     run: Annotated[
         Path | None, typer.Option(help="Metrics and state; default runs/NAME of the recipe")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Checkpoint to write; default checkpoints/NAME")
+        Path | None, typer.Option(help="Checkpoint to write; default runs/NAME/checkpoint")
     ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads; default all")] = None,
 ) -> None:
-    """Train an elastic checkpoint. Started again after an interrupt, it goes on where it stopped.
+    """Train or fine-tune an elastic checkpoint. Started again, it goes on where it stopped.
 
-    Example: kprime train training/recipes/prose-27m.yaml
+    Example: kprime train training/recipes/table/emoe.yaml --seed 1
     """
+    import torch
+
     from training.recipe import load_recipe
     from training.train import train as run_recipe
 
     with bad_input():
         parsed = load_recipe(recipe)
-    try:
-        run_recipe(
-            parsed,
-            corpus,
-            run or Path("runs") / parsed.name,
-            out or Path("checkpoints") / parsed.name,
-        )
-    except FileNotFoundError as error:
-        stop(f"--corpus: {error}", BAD_INPUT)
+    changes: dict[str, object] = {}
+    if seed is not None:
+        changes |= {"seed": seed, "name": f"{parsed.name}-{seed}"}
+    if data is not None:
+        changes |= {"data": data}
+    parsed = parsed.model_copy(update=changes)
+    folder = run or Path("runs") / parsed.name
+    if threads:
+        torch.set_num_threads(threads)
+    with bad_input(str(recipe)):
+        run_recipe(parsed, folder, out or folder / "checkpoint")

@@ -12,10 +12,12 @@ from statistics import median
 
 import numpy as np
 from scipy.optimize import nnls
+from torch import nn
 
 from controller.profiles import Fit, StepCost
 from controller.signals import Plan, Step
 from runtime.checkpoint import Checkpoint
+from runtime.elastic import ExpertDial
 from runtime.engine import Emission, Engine, Sampling
 
 PREFILL_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # of the largest step
@@ -67,7 +69,7 @@ def measure(
     """A table for every k', all layers alike. One call of `on_round` per k' and repeat."""
     random = np.random.default_rng(seed)
     seen: dict[int, dict[Point, list[float]]] = {k: defaultdict(list) for k in ks}
-    with _Bench(checkpoint, max_batch_tokens) as bench:
+    with Bench(checkpoint.model, checkpoint.dial, max_batch_tokens) as bench:
         bench.run([(PROMPT_TOKENS, 2)], random)  # the first steps pay for allocation
         for _ in range(repeats):
             for epoch, k in enumerate(random.permutation(ks), 1):
@@ -100,28 +102,28 @@ def describe(tables: dict[int, Table], costs: dict[int, StepCost]) -> Fit:
     )
 
 
-class _Bench:
+class Bench:
     """An engine that runs batches of made-up requests to their end and keeps the steps."""
 
-    def __init__(self, checkpoint: Checkpoint, max_batch_tokens: int) -> None:
-        self._vocab_size = len(checkpoint.tokenizer)
+    def __init__(self, model: nn.Module, dial: ExpertDial, max_batch_tokens: int) -> None:
+        self._vocab_size = int(model.config.vocab_size)
         self._sizes = prefill_sizes(max_batch_tokens)
-        self._num_layers = len(checkpoint.dial.layers)
+        self._num_layers = len(dial.layers)
         self._steps: list[Step] = []
         self._running = 0
         self._idle = threading.Event()
         self._num_submitted = 0
         self._engine = Engine(
-            checkpoint.model,
-            checkpoint.dial,
-            Plan(0, checkpoint.dial.plan, 1.0),
+            model,
+            dial,
+            Plan(0, dial.plan, 1.0),
             max_batch_tokens=max_batch_tokens,
             cache_tokens=32_768,
             on_step=lambda step, _: self._steps.append(step),
             on_emissions=self._emitted,
         )
 
-    def __enter__(self) -> "_Bench":
+    def __enter__(self) -> "Bench":
         self._engine.start()
         return self
 
@@ -135,10 +137,15 @@ class _Bench:
         """Prompts of every size alone, then every decode batch."""
         steps = [step for size in self._sizes for step in self.run([(size, 1)], random)]
         for batch in DECODE_BATCHES:
-            # The first to decode must still be at it when the last has been prefilled.
-            waiting = math.ceil(batch * PROMPT_TOKENS / self._sizes[-1])
-            steps += self.run([(PROMPT_TOKENS, waiting + DECODE_TOKENS)] * batch, random)
+            steps += self.decode(batch, random)
         return steps
+
+    def decode(self, batch: int, random: np.random.Generator) -> list[Step]:
+        """Prefill `batch` prompts, then decode them all together."""
+        # The first to decode must still be at it when the last has been prefilled, in what room
+        # the decoding leaves.
+        waiting = math.ceil(batch * PROMPT_TOKENS / max(1, self._sizes[-1] - batch))
+        return self.run([(PROMPT_TOKENS, waiting + DECODE_TOKENS)] * batch, random)
 
     def run(self, requests: list[tuple[int, int]], random: np.random.Generator) -> list[Step]:
         """Submit (prompt tokens, output tokens) together; wait for all; give the steps."""

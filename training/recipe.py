@@ -1,12 +1,14 @@
 """A training recipe: everything that decides the checkpoint, in one strict YAML file."""
 
 from pathlib import Path
+from typing import Annotated
 
 import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -28,9 +30,48 @@ class ModelShape(Strict):
     num_key_value_heads: PositiveInt
     head_dim: PositiveInt
     num_experts: PositiveInt
-    num_experts_per_tok: PositiveInt
     moe_intermediate_size: PositiveInt
     max_position_embeddings: PositiveInt
+
+
+class Elasticity(Strict):
+    """Which experts a layer runs while it trains. Served, it always runs the top k' of its router.
+
+    With nothing but `k`: the top k, as in any MoE. With `k_range`, M-MoE (arXiv 2509.26520): every
+    layer draws its k' anew in every step. With `pool`, EMoE (arXiv 2509.21892): every token draws
+    its k' experts from its top k~, k~ ~ U[k', pool]. With both: pools grow in proportion to the
+    drawn k', as pool : k.
+    """
+
+    k: PositiveInt  # served as "full", and what the load is balanced over
+    k_range: tuple[PositiveInt, PositiveInt] | None = None
+    # M-MoE's capacity-aware rule: P(k') ~ k'^(1 / temperature). None: uniform.
+    capacity_temperature: PositiveFloat | None = None
+    pool: PositiveInt | None = None  # k_ideal
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of layers and steps; the rest run the top k
+    router_loss: NonNegativeFloat = 0.0  # lambda of the hierarchical router loss
+
+    @model_validator(mode="after")
+    def _ranges_hold_k(self) -> "Elasticity":
+        if self.k_range and not self.k_range[0] <= self.k <= self.k_range[1]:
+            raise ValueError(f"k_range {list(self.k_range)} does not hold k = {self.k}")
+        if self.pool and self.pool < self.k:
+            raise ValueError(f"pool {self.pool} is smaller than k = {self.k}")
+        if self.capacity_temperature and not self.k_range:
+            raise ValueError("capacity_temperature needs a k_range to draw from")
+        return self
+
+    @property
+    def widest(self) -> int:
+        """The most experts of a token that any draw looks at."""
+        return max(self.k, self.pool or 0, self.k_range[1] if self.k_range else 0)
+
+
+class Lora(Strict):
+    """Low-rank adapters on attention and experts; routers are small and train whole."""
+
+    rank: PositiveInt
+    alpha: PositiveFloat
 
 
 class Stage(Strict):
@@ -44,25 +85,39 @@ class Stage(Strict):
 class Recipe(Strict):
     name: str
     seed: int
-    model: ModelShape
-    k_range: tuple[PositiveInt, PositiveInt]  # k_l ~ U[low, high], per layer, per step
-    balance_coefficient: float
+    # From random weights of this shape, or from a checkpoint; "{seed}" in its path is filled in.
+    model: ModelShape | None = None
+    start: str | None = None
+    data: Path  # JSON lines with "text" or "messages"; the prose corpus is runs/corpus/prose.jsonl
+    lora: Lora | None = None  # without it, all weights train
+    elasticity: Elasticity
+    balance_coefficient: NonNegativeFloat
     learning_rate: PositiveFloat
     final_learning_rate: PositiveFloat
     warmup_steps: PositiveInt
-    weight_decay: float
+    weight_decay: NonNegativeFloat
     stages: list[Stage] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _draws_what_the_model_has(self) -> "Recipe":
-        low, high = self.k_range
-        if not low <= high <= self.model.num_experts:
-            raise ValueError(f"k_range {low}..{high} does not fit 1..{self.model.num_experts}")
+    def _hangs_together(self) -> "Recipe":
+        if (self.model is None) == (self.start is None):
+            raise ValueError("either model (random weights) or start (a checkpoint) must be given")
+        if self.lora and self.start is None:
+            raise ValueError("lora adapts a checkpoint: start must be given")
+        if self.model and self.elasticity.widest > self.model.num_experts:
+            raise ValueError(
+                f"elasticity reaches {self.elasticity.widest} experts, "
+                f"the model has {self.model.num_experts}"
+            )
         return self
 
     @property
     def num_steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
+
+    @property
+    def start_folder(self) -> Path | None:
+        return Path(self.start.format(seed=self.seed)) if self.start else None
 
     def stage_at(self, step: int) -> Stage:
         for stage in self.stages:

@@ -24,11 +24,13 @@ def token_stream(
     documents: list[Document], split: str, tokenizer: PreTrainedTokenizerFast
 ) -> np.ndarray:
     """Ids of all documents of a split, each followed by the end-of-text token, shape (tokens,)."""
-    ids: list[int] = []
-    for document in documents:
-        if document.split == split:
-            ids += [*tokenizer.encode(document.text), tokenizer.eos_token_id]
-    return np.asarray(ids, dtype=np.int32)
+    texts = [document.text for document in documents if document.split == split]
+    if not texts:
+        return np.empty(0, dtype=np.int32)
+    end = [tokenizer.eos_token_id]
+    return np.concatenate(
+        [np.asarray(ids + end, dtype=np.int32) for ids in tokenizer(texts)["input_ids"]]
+    )
 
 
 def write_split(documents: list[Document], split: str, path: Path) -> None:

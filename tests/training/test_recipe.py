@@ -22,11 +22,11 @@ PLAIN: dict[str, Any] = {
         "num_key_value_heads": 2,
         "head_dim": 8,
         "num_experts": 4,
-        "num_experts_per_tok": 2,
         "moe_intermediate_size": 32,
         "max_position_embeddings": 64,
     },
-    "k_range": [1, 4],
+    "data": "texts.jsonl",
+    "elasticity": {"k": 2, "k_range": [1, 4], "pool": 4},
     "balance_coefficient": 0.01,
     "learning_rate": 0.002,
     "final_learning_rate": 0.0001,
@@ -36,16 +36,16 @@ PLAIN: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads_under_its_own_name(path: Path) -> None:
-    assert load_recipe(path).name == path.stem
+    assert load_recipe(path).name in (path.stem, f"{path.parent.name}-{path.stem}")
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
-def test_every_shipped_recipe_draws_the_k_it_is_served_at(path: Path) -> None:
-    recipe = load_recipe(path)
-    low, high = recipe.k_range
-    assert low <= recipe.model.num_experts_per_tok <= high
+def test_the_rows_of_the_elasticity_table_differ_in_nothing_but_their_routing() -> None:
+    paths = [path for path in RECIPES.glob("table/*.yaml") if path.stem != "base"]
+    assert len(paths) >= 7
+    rows = [load_recipe(path).model_dump(exclude={"name", "elasticity"}) for path in paths]
+    assert all(row == rows[0] for row in rows)
 
 
 def test_a_recipe_survives_its_file(tmp_path: Path) -> None:
@@ -65,22 +65,49 @@ def test_an_unknown_key_is_refused_by_name(section: str) -> None:
         Recipe.model_validate(changed[section])
 
 
-@pytest.mark.parametrize("key", sorted(PLAIN))
-def test_nothing_has_a_default(key: str) -> None:
+@pytest.mark.parametrize("key", sorted(PLAIN.keys() - {"model"}))
+def test_nothing_that_decides_the_weights_has_a_default(key: str) -> None:
     with pytest.raises(ValidationError, match=rf"{key}\n  Field required"):
         Recipe.model_validate({name: value for name, value in PLAIN.items() if name != key})
 
 
-@pytest.mark.parametrize("k_range", [[1, 5], [3, 2], [5, 6]])
-def test_a_k_range_that_the_experts_cannot_serve_is_refused(k_range: list[int]) -> None:
-    low, high = k_range
-    with pytest.raises(ValidationError, match=rf"k_range {low}..{high} does not fit 1..4"):
-        Recipe.model_validate({**PLAIN, "k_range": k_range})
+@pytest.mark.parametrize(
+    ("elasticity", "complaint"),
+    [
+        ({"k": 2, "k_range": [3, 4]}, r"k_range \[3, 4\] does not hold k = 2"),
+        ({"k": 2, "k_range": [1, 1]}, r"k_range \[1, 1\] does not hold k = 2"),
+        ({"k": 2, "k_range": [0, 4]}, r"k_range.0\n  Input should be greater than 0"),
+        ({"k": 2, "pool": 1}, "pool 1 is smaller than k = 2"),
+        ({"k": 2, "capacity_temperature": 2}, "capacity_temperature needs a k_range"),
+        ({"k": 2, "share": 0}, "greater than 0"),
+        ({"k": 2, "share": 1.5}, "less than or equal to 1"),
+        ({"k": 2, "router_loss": -1}, "greater than or equal to 0"),
+        ({"k": 2, "pool": 5}, "elasticity reaches 5 experts, the model has 4"),
+        ({"k": 5}, "elasticity reaches 5 experts, the model has 4"),
+        ({}, "k\n  Field required"),
+    ],
+)
+def test_a_routing_that_cannot_be_is_refused(elasticity: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        Recipe.model_validate({**PLAIN, "elasticity": elasticity})
 
 
-def test_a_k_range_that_starts_at_zero_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"k_range.0\n  Input should be greater than 0"):
-        Recipe.model_validate({**PLAIN, "k_range": [0, 4]})
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"model": None}, r"either model \(random weights\) or start \(a checkpoint\)"),
+        ({"start": "checkpoints/one"}, r"either model \(random weights\) or start"),
+        ({"lora": {"rank": 4, "alpha": 8}}, "lora adapts a checkpoint: start must be given"),
+    ],
+)
+def test_a_recipe_starts_from_one_thing(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        Recipe.model_validate({**PLAIN, **changes})
+
+
+def test_the_seed_finds_its_place_in_the_path_of_the_start() -> None:
+    recipe = Recipe.model_validate({**PLAIN, "model": None, "start": "runs/base-{seed}/out"})
+    assert recipe.start_folder == Path("runs/base-1/out")
 
 
 def test_a_recipe_cannot_be_changed() -> None:

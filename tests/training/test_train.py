@@ -1,7 +1,6 @@
 """Every step is a function of seed and step, so an interrupt leaves no trace in the weights."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from runtime.checkpoint import load_checkpoint
 from training import train as training
 from training.corpus import Document
+from training.data import write_jsonl
 from training.recipe import Recipe, Stage
-from training.train import build_model, draw_plan, draw_windows, learning_rate, train
+from training.train import DataError, draw_windows, learning_rate, train
 
 WORDS = ("whale", "sea", "ship", "the", "and", "of", "Ahab", "said", "white", "deep")
 STAGE = Stage(steps=1, batch=3, context=10)
@@ -33,11 +34,11 @@ def recipe(**changes: Any) -> Recipe:  # noqa: ANN401  (any field of a Recipe)
             "num_key_value_heads": 2,
             "head_dim": 8,
             "num_experts": 12,
-            "num_experts_per_tok": 2,
             "moe_intermediate_size": 16,
             "max_position_embeddings": 512,
         },
-        "k_range": [1, 4],
+        "data": "books.jsonl",
+        "elasticity": {"k": 2, "k_range": [1, 4], "pool": 4, "router_loss": 0.001},
         "balance_coefficient": 0.01,
         "learning_rate": 0.002,
         "final_learning_rate": 0.0001,
@@ -53,28 +54,6 @@ def recipe(**changes: Any) -> Recipe:  # noqa: ANN401  (any field of a Recipe)
 
 def generator(seed: int, step: int) -> np.random.Generator:
     return np.random.default_rng((seed, step))
-
-
-def test_every_layer_draws_within_the_range_and_reaches_both_ends() -> None:
-    plans = [draw_plan(recipe(k_range=[2, 5]), generator(7, step)) for step in range(200)]
-    assert {len(plan) for plan in plans} == {2}
-    assert {k for plan in plans for k in plan} == {2, 3, 4, 5}
-
-
-def test_a_plan_follows_from_seed_and_step() -> None:
-    first, again = (
-        [draw_plan(recipe(), generator(7, step)) for step in range(20)] for _ in range(2)
-    )
-    assert first == again
-    assert first != [draw_plan(recipe(), generator(8, step)) for step in range(20)]
-    assert len({tuple(plan) for plan in first}) > 1
-
-
-def test_the_layers_draw_independently() -> None:
-    # 16 pairs, 200 of each expected of 3,200; five standard deviations are 69.
-    pairs = Counter(tuple(draw_plan(recipe(), generator(7, step))) for step in range(3200))
-    assert len(pairs) == 16
-    assert all(abs(count - 200) < 69 for count in pairs.values())
 
 
 def test_the_learning_rate_climbs_to_its_peak_and_falls_to_its_end() -> None:
@@ -112,12 +91,9 @@ def test_windows_follow_from_seed_and_step() -> None:
     assert not torch.equal(windows_BS, draw_windows(ids, STAGE, generator(7, 4)))
 
 
-def test_a_model_is_built_as_its_recipe_says() -> None:
-    config = build_model(recipe(), eos_token_id=0).config
-    assert (config.num_hidden_layers, config.num_experts, config.num_experts_per_tok) == (2, 12, 2)
-    assert config.norm_topk_prob  # else a lower k' would scale the layer's output down
-    assert config.tie_word_embeddings
-    assert config.router_aux_loss_coef == 0.01
+def test_a_stream_as_long_as_one_window_is_enough() -> None:
+    windows_BS = draw_windows(np.arange(10, dtype=np.int32), STAGE, generator(7, 0))
+    assert torch.equal(windows_BS, torch.arange(10).expand(3, 10))
 
 
 def book(name: str, seed: int) -> Document:
@@ -132,11 +108,14 @@ HELD_OUT = [book("austen/emma_026", 3), book("austen/emma_009", 4)]
 class Run:
     """One training run of a tiny model in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **changes: Any) -> None:  # noqa: ANN401
         self.run, self.out = folder / "run", folder / "out"
+        data = folder / "books.jsonl"
+        write_jsonl([*BOOKS, *HELD_OUT], data)
+        self.recipe = recipe(data=data, **changes)
 
     def go(self) -> None:
-        train(recipe(), Path("not read"), self.run, self.out)
+        train(self.recipe, self.run, self.out)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -145,6 +124,10 @@ class Run:
     @property
     def state(self) -> dict[str, Any]:
         return torch.load(self.run / "state.pt", weights_only=True)
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        return load_file(self.out / "model.safetensors")
 
 
 def interrupted_at(step: int) -> Callable[[Recipe, int], float]:
@@ -160,10 +143,10 @@ def interrupted_at(step: int) -> Callable[[Recipe, int], float]:
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
-    """Reads four made-up books, saves every second step, validates on little."""
+    """Saves and validates every second step, on little."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "read_corpus", lambda _: [*BOOKS, *HELD_OUT])
         patch.setattr(training, "STEPS_BETWEEN_SAVES", 2)
+        patch.setattr(training, "STEPS_BETWEEN_VALIDATIONS", 2)
         patch.setattr(training, "NUM_VALIDATION_WINDOWS", 2)
         yield
 
@@ -208,28 +191,35 @@ def test_a_finished_run_started_again_only_writes_the_checkpoint(
     assert (again.out / weights).read_bytes() == (finished.out / weights).read_bytes()
 
 
-def test_every_step_leaves_a_line_with_the_plan_it_drew(finished: Run) -> None:
+def test_every_step_leaves_a_line_with_what_every_layer_drew(finished: Run) -> None:
     rows = finished.metrics
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
-    assert [row["plan"] for row in rows] == [
-        draw_plan(recipe(), generator(7, step)) for step in range(6)
-    ]
+    assert all(len(row["draws"]) == 2 for row in rows)
+    assert len({str(row["draws"]) for row in rows}) > 1
+    assert all(1 <= k <= 4 and pool == 2 * k for row in rows for k, pool in row["draws"])
     assert all(row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
 
 
-def test_held_out_quality_is_measured_when_the_state_is_saved(finished: Run) -> None:
+def test_held_out_quality_is_measured_between_steps(finished: Run) -> None:
     measured = [row["step"] for row in finished.metrics if "validation_nll" in row]
     assert measured == [1, 3, 5]
-    assert set(finished.metrics[5]["validation_nll"]) >= {"1", "2"}
+    assert set(finished.metrics[5]["validation_nll"]) == {"1", "2", "4", "8"}
+
+
+def test_another_seed_trains_another_model(finished: Run, tmp_path: Path) -> None:
+    other = Run(tmp_path, seed=8)
+    other.go()
+    name = "model.layers.0.mlp.gate.weight"
+    assert not torch.equal(other.weights[name], finished.weights[name])
 
 
 def test_the_checkpoint_can_be_served(finished: Run) -> None:
     checkpoint = load_checkpoint(finished.out)
     assert checkpoint.dial.plan == (2, 2)
     assert checkpoint.context_tokens == 512
-    assert checkpoint.model.config.dtype in (torch.float32, torch.bfloat16)
     assert checkpoint.tokenizer.decode(checkpoint.tokenizer.encode("the whale")) == "the whale"
     assert isinstance(checkpoint.tokenizer, PreTrainedTokenizerFast)
+    assert {weight.dtype for weight in finished.weights.values()} == {torch.bfloat16}
 
 
 def test_the_held_out_texts_are_shipped_with_the_checkpoint(finished: Run) -> None:
@@ -238,8 +228,44 @@ def test_the_held_out_texts_are_shipped_with_the_checkpoint(finished: Run) -> No
     assert (finished.out / "test.txt").read_text() == test.text + "\n"
 
 
-def test_a_model_of_few_experts_trains_too(tmp_path: Path) -> None:
-    """Four experts: fewer than the highest k' at which the shipped model is validated."""
-    few = recipe(model=recipe().model.model_dump() | {"num_experts": 4})
-    train(few, Path("not read"), tmp_path / "run", tmp_path / "out")
-    assert load_checkpoint(tmp_path / "out").dial.max_k == 4
+def test_a_run_can_start_from_the_checkpoint_of_another(finished: Run, tmp_path: Path) -> None:
+    """With another k to serve with: that is how the specialists are made."""
+    (tmp_path / "fini7").symlink_to(finished.out)
+    start = str(tmp_path / "fini{seed}")
+    further = Run(tmp_path, model=None, start=start, elasticity={"k": 3})
+    further.go()
+    assert load_checkpoint(further.out).dial.plan == (3, 3)
+    assert further.metrics[0]["loss"] < finished.metrics[0]["loss"]
+    assert (further.out / "tokenizer.json").read_text() == (
+        finished.out / "tokenizer.json"
+    ).read_text()
+
+
+@pytest.mark.parametrize(
+    ("documents", "complaint"),
+    [
+        (BOOKS, "no document fell to validation"),
+        (HELD_OUT, "0 tokens to train on; a window has 32"),
+        ([Document("austen/emma_001", "the sea"), *HELD_OUT], "tokens to train on; a window has"),
+    ],
+)
+def test_data_that_leave_a_split_too_small_are_refused(
+    tmp_path: Path, documents: list[Document], complaint: str
+) -> None:
+    run = Run(tmp_path)
+    write_jsonl(documents, run.recipe.data)
+    with pytest.raises(DataError, match=complaint):
+        run.go()
+    assert not run.run.exists()
+
+
+def test_a_start_that_has_too_few_experts_is_refused(finished: Run, tmp_path: Path) -> None:
+    run = Run(tmp_path, model=None, start=str(finished.out), elasticity={"k": 2, "pool": 13})
+    with pytest.raises(ValueError, match="elasticity reaches 13 experts, the model has 12"):
+        run.go()
+
+
+def test_a_start_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path, model=None, start=str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=r"none: no config.json"):
+        run.go()

@@ -1,0 +1,97 @@
+"""The fast experts are transformers' own, output and gradients, and step aside elsewhere."""
+
+import pytest
+import torch
+from transformers import (
+    GptOssConfig,
+    GptOssForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+from training.experts import NAME, use_fast_experts
+
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_experts_per_tok": 3,
+    "max_position_embeddings": 64,
+}
+
+
+def qwen() -> Qwen3MoeForCausalLM:
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        **SHAPE, moe_intermediate_size=16, num_experts=8, norm_topk_prob=True, initializer_range=0.2
+    )
+    return Qwen3MoeForCausalLM(config)
+
+
+def mixtral() -> MixtralForCausalLM:
+    torch.manual_seed(0)
+    return MixtralForCausalLM(MixtralConfig(**SHAPE, num_local_experts=4, initializer_range=0.2))
+
+
+def loss_and_gradients(model: PreTrainedModel) -> tuple[float, dict[str, torch.Tensor]]:
+    ids_BS = torch.arange(40).view(2, 20) % 64
+    model.zero_grad()
+    loss = model(ids_BS, labels=ids_BS).loss
+    loss.backward()
+    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("build", [qwen, mixtral])
+def test_loss_and_gradients_are_those_of_the_loop_over_experts(build) -> None:  # noqa: ANN001
+    model = build()
+    model.set_experts_implementation("eager")
+    expected_loss, expected = loss_and_gradients(model)
+    use_fast_experts(model)
+    assert model.config._experts_implementation == NAME
+    loss, gradients = loss_and_gradients(model)
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    for name, gradient in gradients.items():
+        size = expected[name].abs().max().item()
+        assert torch.allclose(gradient, expected[name], atol=1e-5 * size), name
+
+
+def test_half_precision_stays_close_to_single() -> None:
+    model = qwen()
+    use_fast_experts(model)
+    expected_loss, expected = loss_and_gradients(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, gradients = loss_and_gradients(model)
+    assert loss == pytest.approx(expected_loss, rel=0.01)
+    name = "model.layers.1.mlp.experts.down_proj"
+    assert gradients[name].dtype == torch.float32
+    cosine = torch.cosine_similarity(gradients[name].flatten(), expected[name].flatten(), dim=0)
+    assert cosine > 0.99
+
+
+def test_experts_that_no_token_picks_get_no_gradient() -> None:
+    model = qwen()
+    use_fast_experts(model)
+    for layer in model.model.layers:
+        with torch.no_grad():  # the softmax of four equal rows ties; the rest are never picked
+            layer.mlp.gate.weight[4:] = layer.mlp.gate.weight[:1] - 100 * torch.sign(
+                layer.mlp.gate.weight[:1]
+            )
+        layer.mlp.gate.top_k = 1
+    _loss, gradients = loss_and_gradients(model)
+    weights = gradients["model.layers.0.mlp.experts.gate_up_proj"]
+    assert weights.isfinite().all()
+    assert (weights.abs().amax(dim=(1, 2)) == 0).any()
+
+
+def test_experts_of_another_make_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = GptOssForCausalLM(GptOssConfig(**SHAPE, num_local_experts=4))
+    use_fast_experts(model)
+    assert model.config._experts_implementation == "eager"

@@ -1,0 +1,150 @@
+"""Routing while training: which experts each token runs, drawn anew in every layer and step.
+
+Sits between router and experts through hooks, so the model's code and its own rule of
+renormalisation stay in force. Also keeps the router's logits of the last forward for the losses.
+
+Shapes: T tokens, P experts offered by the router, K of them run, E experts of the layer.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from runtime.elastic import ExpertDial, MoeLayer
+from training.recipe import Elasticity
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One layer's routing in one step: k experts a token, from its best `pool`."""
+
+    k: int
+    pool: int
+
+
+def draw_layer(elasticity: Elasticity, num_experts: int, random: np.random.Generator) -> Draw:
+    """M-MoE draws k', EMoE widens the pool, `share` mixes either with plain top-k."""
+    k, pool = elasticity.k, elasticity.k
+    if random.random() < elasticity.share:
+        if elasticity.k_range:
+            k = _draw_k(elasticity.k_range, elasticity.capacity_temperature, random)
+        pool = k
+        if elasticity.pool:
+            pool = min(round(k * elasticity.pool / elasticity.k), num_experts)
+    return Draw(k, pool)
+
+
+def _draw_k(
+    k_range: tuple[int, int], temperature: float | None, random: np.random.Generator
+) -> int:
+    ks = np.arange(k_range[0], k_range[1] + 1)
+    weights = np.ones(len(ks)) if temperature is None else ks ** (1 / temperature)
+    return int(random.choice(ks, p=weights / weights.sum()))
+
+
+def co_activate(
+    index_TP: torch.Tensor,
+    weight_TP: torch.Tensor,
+    k: int,
+    *,
+    renormalise: bool,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """EMoE's stochastic co-activation sampling: k experts, uniformly from the token's top k~.
+
+    k~ ~ U{k..P} for each token; the offered experts may come in any order. Where the model
+    renormalises over what it selected, so does the sample: its weights add up to what all offered
+    ones did. For a pool of k~, a pair runs together with probability C(k~-2, k-2) / C(k~, k).
+    Shapes (T, K). Source: arXiv 2509.21892; the paper's text does not say whether it renormalises,
+    which is what the model does when served.
+    """
+    num_tokens, offered = index_TP.shape
+    size_T1 = torch.randint(k, offered + 1, (num_tokens, 1), generator=generator)
+    ranked_TP = weight_TP.detach().argsort(dim=1, descending=True)
+    lot_TP = torch.rand(num_tokens, offered, generator=generator)
+    lot_TP.masked_fill_(torch.arange(offered) >= size_T1, -1.0)
+    chosen_TK = ranked_TP.gather(1, lot_TP.topk(k, dim=1).indices.to(ranked_TP.device))
+    weight_TK = weight_TP.gather(1, chosen_TK)
+    if renormalise:
+        weight_TK = weight_TK / weight_TK.sum(1, keepdim=True) * weight_TP.sum(1, keepdim=True)
+    return index_TP.gather(1, chosen_TK), weight_TK
+
+
+class TrainingRouting:
+    """Draws every layer's routing for a step and imposes it on the model's forward passes."""
+
+    def __init__(self, model: nn.Module, elasticity: Elasticity) -> None:
+        self.dial = ExpertDial(model)
+        self.router_logits: list[torch.Tensor] = []  # (T, E) of every layer, of the last forward
+        self.draws: list[Draw] = []
+        self._elasticity = elasticity
+        self._generator = torch.Generator()
+        self._renormalises = [renormalises(layer) for layer in self.dial.layers]
+        for number, layer in enumerate(self.dial.layers):
+            layer.router.register_forward_hook(self._keep_logits(layer))
+            layer.experts.register_forward_pre_hook(self._resample(number))
+
+    def begin_step(self, seed: int, step: int) -> None:
+        """Everything drawn until the next call follows from (seed, step)."""
+        random = np.random.default_rng((seed, step, 1))
+        self._generator.manual_seed(int(random.integers(2**62)))
+        self.draws = [
+            draw_layer(self._elasticity, layer.num_experts, random) for layer in self.dial.layers
+        ]
+        self.dial.set([draw.pool for draw in self.draws])
+
+    @contextmanager
+    def served_at(self, k: int) -> Iterator[None]:
+        """Plain top-k' in every layer, as when served."""
+        draws, self.draws = self.draws, []
+        with self.dial.at([k] * len(self.dial.layers)):
+            yield
+        self.draws = draws
+
+    def _keep_logits(self, layer: MoeLayer):  # noqa: ANN202
+        def hook(_router: nn.Module, _args: object, output: tuple[torch.Tensor, ...]) -> None:
+            if len(self.router_logits) == len(self.dial.layers):
+                self.router_logits = []
+            logits = output[0]
+            if logits.shape[-1] != layer.num_experts:
+                raise ValueError(f"{layer.name}: its router does not give logits of all experts")
+            self.router_logits.append(logits.reshape(-1, layer.num_experts))
+
+        return hook
+
+    def _resample(self, number: int):  # noqa: ANN202
+        def hook(
+            _experts: nn.Module, args: tuple[torch.Tensor, ...]
+        ) -> tuple[torch.Tensor, ...] | None:
+            if not self.draws or self.draws[number].k == self.draws[number].pool:
+                return None
+            hidden_TD, index_TP, weight_TP, *rest = args
+            sampled = co_activate(
+                index_TP,
+                weight_TP,
+                self.draws[number].k,
+                renormalise=self._renormalises[number],
+                generator=self._generator,
+            )
+            return (hidden_TD, *sampled, *rest)
+
+        return hook
+
+
+@torch.inference_mode()
+def renormalises(layer: MoeLayer, num_tokens: int = 8) -> bool:
+    """Whether the router's weights add up to the same whatever its top_k: asked, not looked up."""
+    width = layer.router.weight.shape[-1]
+    generator = torch.Generator().manual_seed(0)
+    hidden_TD = torch.randn(num_tokens, width, generator=generator).to(layer.router.weight)
+    sums, trained_k = [], layer.router.top_k
+    for k in (1, layer.num_experts):
+        layer.router.top_k = k
+        _logits, weight_TK, _index = layer.router(hidden_TD)
+        sums.append(weight_TK.float().sum(-1))
+    layer.router.top_k = trained_k
+    return torch.allclose(sums[0], sums[1], rtol=1e-2)
