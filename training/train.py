@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from rich.progress import Progress, TextColumn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from runtime.checkpoint import best_dtype
 from training.corpus import Document
@@ -45,6 +46,7 @@ def train(recipe: Recipe, run: Path, out: Path) -> None:
     tokenizer and held-out texts to `out`. Raises ValueError for data or a start that do not fit.
     """
     keep_freed_memory()
+    disable_progress_bar()  # there is one of our own
     torch.manual_seed(recipe.seed)
     model, tokenizer, documents = _materials(recipe)
     train_ids, validation_ids = (
