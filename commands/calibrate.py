@@ -37,7 +37,7 @@ def calibrate(
     from runtime.calibrate import calibrate as measure
     from runtime.calibrate import write_profile
     from runtime.checkpoint import load_checkpoint
-    from runtime.evaluate import cut_windows
+    from runtime.evaluate import cut_windows, read_documents
 
     torch.set_num_threads(threads)
     ks = parse_ks("--k", k)
@@ -49,7 +49,7 @@ def calibrate(
             loaded.dial.check([each] * len(loaded.dial.layers))
     held_out = read_text("--text", text or checkpoint / "validation.txt")
     with bad_input("--text"):
-        cut = cut_windows(loaded, held_out, WINDOW_TOKENS, windows)
+        cut = cut_windows(read_documents(loaded, held_out), WINDOW_TOKENS, windows)
     with Progress(console=Console(stderr=True)) as progress, bad_input("--k"):
         tasks = {
             "quality": progress.add_task("quality", total=len(ks)),

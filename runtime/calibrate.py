@@ -103,7 +103,7 @@ def _rung(k: int, num_layers: int, quality: Quality, full: Quality, cost: StepCo
     return Rung(
         plan=(k,) * num_layers,
         mean_k=k,
-        nll=quality.nll,
+        nll=quality.nll.mean,
         quality=kept,
         quality_low=low,
         quality_high=high,

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,9 +76,11 @@ def text(tmp_path: Path) -> Path:
 
 
 def run(checkpoint: Path, text: Path, **options: object) -> Result:
+    """With windows of 16 tokens and, unless told otherwise, without the choice task."""
     arguments: list[object] = ["--checkpoint", checkpoint, "--text", text, "--window", 16]
-    for name, value in options.items():
-        arguments += [f"--{name.replace('_', '-')}", value]
+    for name, value in ({"choices": 0} | options).items():
+        if value is not None:
+            arguments += [f"--{name.replace('_', '-')}", value]
     return CliRunner().invoke(app, ["evaluate", *(str(argument) for argument in arguments)])
 
 
@@ -91,39 +94,130 @@ def refusal(checkpoint: Path, text: Path, **options: object) -> str:
     return lines[0]
 
 
-def test_writes_the_figures_of_each_k(elastic: Path, text: Path, tmp_path: Path) -> None:
-    result = run(elastic, text, k="1,4", windows=8, json=tmp_path / "figures.json")
+def figures(checkpoint: Path, text: Path, folder: Path, **options: object) -> dict[str, Any]:
+    """What a run writes."""
+    file = folder / "figures.json"
+    result = run(checkpoint, text, json=file, **options)
     assert result.exit_code == 0, result.output
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert set(figures) == {"k"}
-    assert list(figures["k"]) == ["1", "4"]
-    for row in figures["k"].values():
-        assert list(row) == ["nll", "nll_low", "nll_high", "bits_per_byte", "accuracy"]
+    return json.loads(file.read_text())
+
+
+def with_interval(*names: str) -> set[str]:
+    return {name + end for name in names for end in ("", "_low", "_high")}
+
+
+def cells(result: Result) -> list[list[str]]:
+    """The lines of the table that is printed, without its head."""
+    assert result.exit_code == 0, result.output
+    lines = [line.split("│") for line in result.stdout.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line[1:-1]] for line in lines]
+
+
+def test_writes_the_figures_of_each_k(elastic: Path, text: Path, tmp_path: Path) -> None:
+    written = figures(elastic, text, tmp_path, k="1,4", windows=8)
+    assert list(written["k"]) == ["1", "4"]
+    for row in written["k"].values():
+        assert set(row) == {
+            "bits_per_byte",
+            *with_interval("nll", "accuracy", "nll_difference", "accuracy_difference"),
+        }
         assert row["nll_low"] < row["nll"] < row["nll_high"]
-        assert 0 <= row["accuracy"] <= 1
+        assert 0 <= row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
         # A token of this text is one byte or more, a nat is 1.44 bits.
         assert 0 < row["bits_per_byte"] <= row["nll"] / math.log(2)
-    assert figures["k"]["1"] != figures["k"]["4"]
+    assert written["k"]["1"] != written["k"]["4"]
+
+
+def test_says_on_how_much_the_figures_rest(elastic: Path, text: Path, tmp_path: Path) -> None:
+    written = figures(elastic, text, tmp_path, k="4", windows=8)
+    del written["k"]
+    assert written == {
+        "reference": "4",
+        "documents": 1,
+        "windows": 8,
+        "tokens": 8 * 15,
+        "bootstrap_unit": "window",
+    }
+
+
+def test_documents_are_the_units_if_there_are_enough(
+    elastic: Path, text: Path, tmp_path: Path
+) -> None:
+    text.write_text("\f".join([TEXT] * 8))
+    written = figures(elastic, text, tmp_path, k="4", windows=40, choices=9)
+    assert written["documents"] == 8
+    assert written["bootstrap_unit"] == "document"
+    assert written["choices"] == 9
+    assert written["choice_bootstrap_unit"] == "document"
+
+
+@pytest.mark.parametrize(
+    ("k", "reference"), [("8,4,1", "4"), ("1,8,2", "8"), ("2,1", "2"), ("1", "1")]
+)
+def test_the_reference_is_the_trained_k_or_else_the_largest(
+    elastic: Path, text: Path, tmp_path: Path, k: str, reference: str
+) -> None:
+    written = figures(elastic, text, tmp_path, k=k, windows=4)
+    assert written["reference"] == reference
+    at_reference = written["k"][reference]
+    for name, row in written["k"].items():
+        for measure in ("nll", "accuracy"):
+            difference = row[measure] - at_reference[measure]
+            assert row[f"{measure}_difference"] == pytest.approx(difference, abs=1e-9)
+        assert (row["nll_difference_low"] < row["nll_difference_high"]) is (name != reference)
+
+
+def test_measures_how_often_the_true_continuation_is_chosen(
+    elastic: Path, text: Path, tmp_path: Path
+) -> None:
+    written = figures(elastic, text, tmp_path, k="1,4", windows=2, choices=10)
+    assert written["choices"] == 10
+    assert written["choice_bootstrap_unit"] == "item"
+    for row in written["k"].values():
+        assert with_interval("choice", "choice_difference") <= set(row)
+        assert 0 <= row["choice_low"] <= row["choice"] <= row["choice_high"] <= 1
+    assert written["k"]["4"]["choice_difference"] == 0
 
 
 def test_shows_the_figures_of_each_k(elastic: Path, text: Path) -> None:
-    result = run(elastic, text, k=" 2 , 8 ", windows=4)
-    assert result.exit_code == 0, result.output
-    rows = [line.split("│")[1].strip() for line in result.stdout.splitlines() if "│" in line]
-    assert rows == ["2", "8"]
+    """Under each line of figures one of their intervals."""
+    lines = cells(run(elastic, text, k=" 2 , 8 ", windows=4))
+    assert [line[0] for line in lines] == ["2", "", "8", ""]
+    assert [len(line) for line in lines] == [5] * 4
+    assert [".." in line[1] for line in lines] == [False, True, False, True]
+    assert lines[2][2:3] + lines[3][2:3] == ["+0.0000", "0.0000..0.0000"]
+
+
+def test_shows_the_choice_task_if_it_was_asked_for(elastic: Path, text: Path) -> None:
+    result = run(elastic, text, k="2", windows=4, choices=4)
+    assert [len(line) for line in cells(result)] == [6, 6]
+    assert "choice: 4 items, of which a guess solves 25%" in result.stdout
+
+
+def test_a_text_too_short_for_the_choice_task_does_without(elastic: Path, text: Path) -> None:
+    text.write_text("Call me Ishmael. Some years ago, never mind how long.")
+    result = run(elastic, text, k="2", choices=None)
+    assert [len(line) for line in cells(result)] == [5, 5]
+    assert result.stderr.startswith("no choice task: the longest document has ")
+
+
+def test_a_text_too_short_for_the_choices_asked_for_is_refused(elastic: Path, text: Path) -> None:
+    text.write_text("Call me Ishmael. Some years ago, never mind how long.")
+    line = refusal(elastic, text, k="2", choices=5)
+    assert line.startswith("--choices 5: the longest document has ")
+    assert line.endswith("; 0 leaves the task out")
 
 
 def test_a_plan_is_named_as_it_was_given(elastic: Path, text: Path, tmp_path: Path) -> None:
-    file = tmp_path / "figures.json"
-    assert run(elastic, text, per_layer="1,8", windows=4, json=file).exit_code == 0
-    assert list(json.loads(file.read_text())["k"]) == ["1,8"]
+    written = figures(elastic, text, tmp_path, per_layer="1,8", windows=4)
+    assert list(written["k"]) == ["1,8"]
+    assert written["reference"] == "1,8"
 
 
 def test_a_plan_of_one_k_is_that_k(elastic: Path, text: Path, tmp_path: Path) -> None:
-    one, other = tmp_path / "one.json", tmp_path / "other.json"
-    run(elastic, text, k="3", windows=4, json=one)
-    run(elastic, text, per_layer="3,3", windows=4, json=other)
-    assert json.loads(one.read_text())["k"]["3"] == json.loads(other.read_text())["k"]["3,3"]
+    by_k = figures(elastic, text, tmp_path, k="3", windows=4)
+    by_layer = figures(elastic, text, tmp_path, per_layer="3,3", windows=4)
+    assert by_k["k"]["3"] == by_layer["k"]["3,3"]
 
 
 def test_a_missing_text_is_named(elastic: Path, tmp_path: Path) -> None:
@@ -141,7 +235,7 @@ def test_a_text_that_is_not_utf8_is_named(elastic: Path, text: Path) -> None:
 def test_a_text_shorter_than_a_window_is_refused(elastic: Path, text: Path, content: str) -> None:
     text.write_text(content)
     line = refusal(elastic, text)
-    assert line.startswith("--text: the text has ")
+    assert line.startswith("--text: the longest document has ")
     assert line.endswith("tokens; a window takes 16")
 
 
@@ -235,8 +329,8 @@ def test_figures_with_nowhere_to_go_are_refused(elastic: Path, text: Path, tmp_p
     assert refusal(elastic, text, k="4", windows=2, json=file).startswith(f"--json {file}: ")
 
 
-@pytest.mark.parametrize(("option", "value"), [("window", 1), ("windows", 0)])
-def test_too_few_tokens_or_windows_are_a_usage_error(
+@pytest.mark.parametrize(("option", "value"), [("window", 1), ("windows", 0), ("choices", -1)])
+def test_too_few_tokens_windows_or_choices_are_a_usage_error(
     elastic: Path, text: Path, option: str, value: int
 ) -> None:
     result = run(elastic, text, **{option: value})

@@ -1,195 +1,220 @@
-"""Windows, their measures against models whose answers are known, and the intervals."""
+"""Documents, their windows, and the measures against models whose answers are known."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from runtime.checkpoint import Checkpoint
+from runtime.bootstrap import Tally
 from runtime.elastic import ExpertDial
 from runtime.evaluate import (
+    Document,
     Quality,
     TextError,
     Windows,
     cut_windows,
     evaluate,
-    interval,
+    read_documents,
     retention,
+    score,
 )
+from tests.runtime.formula import FormulaModel, checkpoint, counting
+from tests.runtime.tiny import tiny_model
 
 
-class ByteTokenizer:
-    """One token a byte."""
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
+def cut(text: str, window: int, limit: int | None = None) -> Windows:
+    """The windows of a text, one token a byte."""
+    return cut_windows(read_documents(checkpoint(), text), window, limit)
 
 
-class PairTokenizer:
-    """One token for two bytes, numbered by the second."""
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode()[1::2])
-
-
-class MemoryDial:
-    """Keeps the plans that something ran under."""
-
-    def __init__(self) -> None:
-        self.plans: list[Sequence[int]] = []
-
-    @contextmanager
-    def at(self, plan: Sequence[int]) -> Iterator[None]:
-        self.plans.append(plan)
-        yield
-
-
-class FormulaModel:
-    """Logits over 256 tokens as a formula of the input ids."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, logits: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self._logits = logits
-
-    def __call__(self, ids_BS: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits=self._logits(ids_BS))
-
-
-def undecided(ids_BS: torch.Tensor) -> torch.Tensor:
-    """All tokens alike; the first of them, 0, counts as the guess."""
-    return torch.zeros(*ids_BS.shape, 256)
-
-
-def counting(ids_BS: torch.Tensor) -> torch.Tensor:
-    """Certain that the next byte is one more than this."""
-    return 100.0 * torch.nn.functional.one_hot((ids_BS + 1) % 256, 256)
-
-
-def checkpoint(
-    model: Any = None,  # noqa: ANN401  (stands in for a transformers model)
-    tokenizer: Any = None,  # noqa: ANN401
-) -> Checkpoint:
-    return Checkpoint(
-        Path("tiny"),
-        model or FormulaModel(undecided),  # type: ignore[arg-type]
-        tokenizer or ByteTokenizer(),
-        MemoryDial(),  # type: ignore[arg-type]
-    )
+def texts(windows: Windows) -> list[str]:
+    return [bytes(ids).decode() for ids in windows.ids]
 
 
 def windows(*rows: list[int]) -> Windows:
-    return Windows(torch.tensor(rows), bytes_per_token=1.0)
+    """Each of a document of its own."""
+    return Windows(rows, np.arange(len(rows)), num_bytes=sum(len(row) - 1 for row in rows))
 
 
 def quality(*nll: float) -> Quality:
-    return Quality(np.array(nll), np.zeros(len(nll)))
+    """Ten tokens a window, none of them hit, each window a document."""
+    tokens_W, documents_W = np.full(len(nll), 10), np.arange(len(nll))
+    return Quality(
+        Tally(10 * np.array(nll), tokens_W, documents_W),
+        Tally(np.zeros(len(nll)), tokens_W, documents_W),
+    )
 
 
 def test_windows_follow_each_other_and_leave_out_the_rest() -> None:
-    cut = cut_windows(checkpoint(), "abcdefgh", window=3)
-    assert cut.ids_WS.tolist() == [[97, 98, 99], [100, 101, 102]]
+    assert texts(cut("abcdefgh", window=3)) == ["abc", "def"]
+
+
+def test_windows_stay_inside_their_documents() -> None:
+    found = cut("abcd\fefghij\fk\f\flm", window=2)
+    assert texts(found) == ["ab", "cd", "ef", "gh", "ij", "lm"]
+    assert found.documents_W.tolist() == [0, 0, 1, 1, 1, 4]
+    assert found.num_documents == 3
+    assert found.num_tokens == 6
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "lengths"),
+    [
+        (31, []),
+        (32, [32]),
+        (100, [100]),
+        (131, [100]),
+        (132, [100, 32]),
+        (300, [100, 100, 100]),
+        (399, [100, 100, 100, 99]),
+    ],
+)
+def test_a_tail_is_a_window_if_it_has_enough_tokens(num_tokens: int, lengths: list[int]) -> None:
+    found = cut("a" * 200 + "\f" + "b" * num_tokens, window=100)
+    assert [len(ids) for ids in found.ids] == [100, 100, *lengths]
 
 
 def test_a_text_of_one_window_is_enough() -> None:
-    assert cut_windows(checkpoint(), "abc", window=3).ids_WS.tolist() == [[97, 98, 99]]
+    assert texts(cut("abc", window=3)) == ["abc"]
 
 
-@pytest.mark.parametrize("text", ["", "ab"])
-def test_a_text_shorter_than_a_window_is_refused_with_both_lengths(text: str) -> None:
-    with pytest.raises(TextError, match=f"the text has {len(text)} tokens; a window takes 3"):
-        cut_windows(checkpoint(), text, window=3)
+@pytest.mark.parametrize(
+    ("text", "window", "message"),
+    [
+        ("", 3, "the longest document has 0 tokens; a window takes 3"),
+        ("ab", 3, "the longest document has 2 tokens; a window takes 3"),
+        ("a\fbc\fd", 3, "the longest document has 2 tokens; a window takes 3"),
+        ("a" * 31, 512, "the longest document has 31 tokens; a window takes 32"),
+    ],
+)
+def test_a_text_without_a_window_is_refused_with_both_lengths(
+    text: str, window: int, message: str
+) -> None:
+    with pytest.raises(TextError, match=message):
+        cut(text, window)
 
 
 def test_a_limit_spreads_the_windows_from_the_first_to_the_last() -> None:
-    cut = cut_windows(checkpoint(), "abcdefghi", window=1, limit=3)
-    assert cut.ids_WS.flatten().tolist() == [97, 101, 105]
+    found = cut("abcdef\fghij", window=2, limit=3)
+    assert texts(found) == ["ab", "ef", "ij"]
+    assert found.documents_W.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("limit", [None, 4, 5])
 def test_a_limit_that_is_no_limit_takes_all(limit: int | None) -> None:
-    assert len(cut_windows(checkpoint(), "abcdefgh", window=2, limit=limit).ids_WS) == 4
+    assert len(cut("abcdefgh", window=2, limit=limit).ids) == 4
 
 
-def test_bytes_are_counted_not_characters() -> None:
-    assert cut_windows(checkpoint(), "thé", window=2).bytes_per_token == 1.0
-    paired = checkpoint(tokenizer=PairTokenizer())
-    assert cut_windows(paired, "abcdefgh", window=2).bytes_per_token == 2.0
+def test_bytes_are_those_of_the_tokens_that_are_predicted() -> None:
+    """Of "thé!" the t is given, of "aéro" the a; bytes are counted, not characters."""
+    assert cut("thé!\faéro", window=5).num_bytes == 4 + 4
+    assert cut("thé!\faéro", window=5).bytes_per_token == 1.0
+    assert cut("thé!\faéro", window=5, limit=1).num_bytes == 4
+
+
+def test_a_token_may_be_many_bytes() -> None:
+    """Windows of (ab, cde) and (f, ghi), then a rest."""
+    document = Document("abcdefghij", ids=[7, 7, 7, 7, 7], ends=[2, 5, 6, 9, 10])
+    found = cut_windows([document], window=2)
+    assert found.num_bytes == 3 + 3
+    assert found.bytes_per_token == 3.0
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("ab\f", max_size=200), max_size=5), st.integers(2, 80))
+def test_windows_are_disjoint_pieces_of_their_documents(parts: list[str], window: int) -> None:
+    text = "\f".join([*parts, "c" * window])
+    found = cut(text, window)
+    documents = text.split("\f")
+    for number in set(found.documents_W.tolist()):
+        mine = [
+            piece
+            for piece, owner in zip(texts(found), found.documents_W, strict=True)
+            if owner == number
+        ]
+        assert documents[number].startswith("".join(mine))
+        assert len(documents[number]) - len("".join(mine)) < min(window, 32)
+        assert all(len(piece) == window for piece in mine[:-1])
+        assert min(window, 32) <= len(mine[-1]) <= window
 
 
 def test_a_model_that_knows_nothing_loses_the_log_of_the_vocabulary() -> None:
     measured = evaluate(checkpoint(), windows([5, 0, 7, 0, 9], [5, 6, 7, 8, 9]), [1])
-    assert measured.nll_W == pytest.approx([math.log(256), math.log(256)])
-    assert measured.accuracy_W == pytest.approx([0.5, 0.0])
-    assert measured.nll == pytest.approx(math.log(256))
-    assert measured.accuracy == pytest.approx(0.25)
+    assert measured.nll.sums_P == pytest.approx([4 * math.log(256), 4 * math.log(256)])
+    assert measured.nll.mean == pytest.approx(math.log(256))
+    assert measured.accuracy.sums_P.tolist() == [2, 0]
+    assert measured.accuracy.mean == 0.25
 
 
 def test_a_model_that_knows_the_next_token_loses_nothing() -> None:
     """It is asked for what follows each token, the last one excepted."""
     model = FormulaModel(counting)
     measured = evaluate(checkpoint(model), windows([1, 2, 3, 4], [1, 2, 3, 9]), [1])
-    assert measured.accuracy_W == pytest.approx([1.0, 2 / 3])
-    assert measured.nll_W == pytest.approx([0.0, 100 / 3])
+    assert measured.accuracy.sums_P.tolist() == [3, 2]
+    assert measured.nll.sums_P == pytest.approx([0, 100])
 
 
-def test_every_window_runs_under_the_plan_and_is_announced() -> None:
-    announced: list[str] = []
+def test_every_token_weighs_the_same_in_long_and_short_windows() -> None:
+    measured = evaluate(checkpoint(FormulaModel(counting)), windows([1, 2, 3, 4, 5], [7, 1]), [1])
+    assert measured.nll.counts_P.tolist() == [4, 1]
+    assert measured.accuracy.mean == 0.8
+    assert measured.nll.mean == pytest.approx(20)
+
+
+def test_every_window_runs_under_the_plan_and_its_tokens_are_announced() -> None:
+    announced: list[int] = []
     tiny = checkpoint()
-    evaluate(tiny, windows([1, 2], [3, 4], [5, 6]), [2, 7], lambda: announced.append("window"))
+    rows = windows([1, 2], [3, 4, 5], [5, 6])
+    evaluate(tiny, rows, [2, 7], announced.append, batch_tokens=4)
     assert tiny.dial.plans == [[2, 7]]  # type: ignore[attr-defined]
-    assert announced == ["window"] * 3
+    assert announced == [2, 2]
+    assert sum(announced) == rows.num_tokens
+
+
+def test_rows_of_about_one_length_share_a_batch_and_keep_their_order() -> None:
+    model = FormulaModel(counting)
+    rows = [[1, 2], [1, 2, 3, 9], [1, 9], [1, 2, 9]]
+    scores = score(checkpoint(model), rows, [1], batch_tokens=9)
+    assert model.shapes == [(2, 4), (2, 2)]
+    assert [hits_T.tolist() for _, hits_T in scores] == [
+        [True],
+        [True, True, False],
+        [False],
+        [True, False],
+    ]
+
+
+def test_a_row_longer_than_a_batch_runs_alone() -> None:
+    model = FormulaModel(counting)
+    score(checkpoint(model), [[1, 2, 3], [4, 5, 6]], [1], batch_tokens=2)
+    assert model.shapes == [(1, 3), (1, 3)]
+
+
+def test_a_real_model_measures_the_same_in_any_batch() -> None:
+    model = tiny_model()
+    real = checkpoint(model, dial=ExpertDial(model))
+    text = "It was the best of times, it was the worst of times. " * 4
+    found = cut_windows(read_documents(real, f"{text}\f{text[7:100]}"), 60)
+    assert sorted({len(ids) for ids in found.ids}) == [32, 33, 60]
+    alone = evaluate(real, found, [3, 1], batch_tokens=1)
+    for batch_tokens in (120, 180, 4096):
+        together = evaluate(real, found, [3, 1], batch_tokens=batch_tokens)
+        assert together.nll.sums_P == pytest.approx(alone.nll.sums_P, rel=1e-5)
+        assert together.accuracy.sums_P.tolist() == alone.accuracy.sums_P.tolist()
 
 
 def test_a_real_model_is_better_at_some_plans_than_at_others_and_stays_as_it_was() -> None:
-    torch.manual_seed(0)
-    config = Qwen3MoeConfig(
-        vocab_size=256,
-        hidden_size=32,
-        moe_intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        num_experts=8,
-        num_experts_per_tok=4,
-        norm_topk_prob=True,
-        initializer_range=0.3,
+    model = tiny_model()
+    real = checkpoint(model, dial=ExpertDial(model))
+    found = cut_windows(
+        read_documents(real, "It was the best of times, it was the worst of times."), 16
     )
-    model = Qwen3MoeForCausalLM(config).eval()
-    real = Checkpoint(Path("tiny"), model, ByteTokenizer(), ExpertDial(model))  # type: ignore[arg-type]
-    cut = cut_windows(real, "It was the best of times, it was the worst of times.", 16)
-    full = evaluate(real, cut, [4, 4])
-    assert evaluate(real, cut, [4, 1]).nll != full.nll
+    full = evaluate(real, found, [4, 4])
+    assert evaluate(real, found, [4, 1]).nll.mean != full.nll.mean
     assert real.dial.plan == (4, 4)
-    assert evaluate(real, cut, [4, 4]).nll_W.tolist() == full.nll_W.tolist()
-
-
-def test_an_interval_holds_its_mean_and_shrinks_with_more_windows() -> None:
-    alternating = np.tile([1.0, 3.0], 8)
-    low, high = interval(alternating)
-    assert 1.0 < low < 2.0 < high < 3.0
-    # A mean of 16 has a standard error of 1/4: 95 % lie within about half of 2.
-    assert (low, high) == pytest.approx((1.5, 2.5), abs=0.13)
-    narrow_low, narrow_high = interval(np.tile([1.0, 3.0], 128))
-    assert narrow_high - narrow_low == pytest.approx((high - low) / 4, rel=0.15)
-
-
-def test_an_interval_is_the_same_every_time() -> None:
-    values_W = np.array([1.0, 2.0, 4.0, 8.0])
-    assert interval(values_W) == interval(values_W)
-
-
-@pytest.mark.parametrize("values", [[2.5], [2.5, 2.5, 2.5]])
-def test_windows_that_agree_leave_no_doubt(values: list[float]) -> None:
-    assert interval(np.array(values)) == (2.5, 2.5)
+    assert evaluate(real, found, [4, 4]).nll.sums_P.tolist() == full.nll.sums_P.tolist()
 
 
 def test_a_plan_as_good_as_full_retains_everything() -> None:

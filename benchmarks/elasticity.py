@@ -1,0 +1,193 @@
+"""The elasticity table: what k' does to held-out quality, by how the model was trained.
+
+For every seed: the common start, then every recipe of `training/recipes/table/`, then the measures
+on the test split. All three are kept under `runs/`, so that a run started again goes on where it
+stopped. Ends with the tables in Markdown and a plot.
+
+    python -m benchmarks.elasticity [--seeds 1,2,3] [--only emoe,topk] [--threads 2]
+        [--plot docs/elasticity.png] [--json F]
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from rich.progress import track
+
+from runtime.bootstrap import Estimate, Tally, difference
+from runtime.checkpoint import load_checkpoint
+from runtime.choices import choose, make_items
+from runtime.evaluate import cut_windows, evaluate, read_documents
+from training.experts import use_fast_experts
+from training.recipe import load_recipe
+from training.train import train
+
+RECIPES = Path("training/recipes/table")
+RUNS = Path("runs")
+METHODS = ("topk", "mmoe", "mmoe-capacity", "emoe", "emoe+mmoe")
+SPECIALISTS = {2: "topk-2", 4: "topk-4", 16: "topk-16"}
+BASELINE, FULL_K = "topk", 8
+KS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24)
+WINDOW_TOKENS, NUM_WINDOWS, NUM_CHOICES = 256, 400, 400
+MEASURES = ("nll", "accuracy", "choice")
+
+Tallies = dict[int, dict[str, Tally]]  # by k', by measure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--only", help="recipes, comma-separated; all if not given")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    names = options.only.split(",") if options.only else [*METHODS, *SPECIALISTS.values()]
+    for seed in seeds:
+        _train("base", seed)
+        for name in names:
+            _train(name, seed)
+            _measure(name, seed)
+    results = {name: pool([_measure(name, seed) for seed in seeds]) for name in names}
+    print(nll_table(results))  # noqa: T201
+    print(measure_table(results, "choice"))  # noqa: T201
+    if options.plot:
+        plot(results, options.plot)
+    if options.json:
+        options.json.write_text(json.dumps(as_json(results, seeds), indent=1) + "\n")
+
+
+def pool(runs: Sequence[Tallies]) -> Tallies:
+    """The runs of all seeds as one: what they counted on the same parts, added up."""
+    return {
+        k: {
+            measure: Tally(
+                sum(run[k][measure].sums_P for run in runs),
+                sum(run[k][measure].counts_P for run in runs),
+                runs[0][k][measure].documents_P,
+            )
+            for measure in runs[0][k]
+        }
+        for k in runs[0]
+    }
+
+
+def nll_table(results: dict[str, Tallies]) -> str:
+    """NLL of the baseline, and each other row's difference to it, with paired intervals."""
+
+    def cell(name: str, k: int) -> str:
+        if name == BASELINE:
+            return f"{results[name][k]['nll'].mean:.4f}"
+        return _signed(difference(results[name][k]["nll"], results[BASELINE][k]["nll"]))
+
+    return _table(results, cell, "NLL, nats/token")
+
+
+def measure_table(results: dict[str, Tallies], measure: str) -> str:
+    def cell(name: str, k: int) -> str:
+        mean, low, high = results[name][k][measure].estimate()
+        return f"{mean:.3f} ({low:.3f} .. {high:.3f})"
+
+    return _table(results, cell, measure)
+
+
+def as_json(results: dict[str, Tallies], seeds: list[int]) -> dict[str, object]:
+    return {
+        "seeds": seeds,
+        "rows": {
+            name: {
+                str(k): {
+                    measure: dict(zip(("mean", "low", "high"), tally.estimate(), strict=True))
+                    for measure, tally in measures.items()
+                }
+                for k, measures in tallies.items()
+            }
+            for name, tallies in results.items()
+        },
+    }
+
+
+def plot(results: dict[str, Tallies], file: Path) -> None:
+    """Loss over each method's own loss at full k', and the losses themselves."""
+    figure, (own, absolute) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for name in METHODS:
+        if name not in results:
+            continue
+        full = results[name][FULL_K]["nll"]
+        changes = [difference(results[name][k]["nll"], full) for k in KS]
+        mean, low, high = (100 * np.array(changes).T) / full.mean
+        own.plot(KS, mean, marker=".", label=name)
+        own.fill_between(KS, low, high, alpha=0.15)
+        absolute.plot(KS, [results[name][k]["nll"].mean for k in KS], marker=".", label=name)
+    for k, name in SPECIALISTS.items():
+        if name in results:
+            absolute.plot(k, results[name][k]["nll"].mean, "k*", label=f"specialist k = {k}")
+    own.set_ylabel("NLL over that at k' = 8, %")
+    absolute.set_ylabel("NLL, nats/token (test split)")
+    for axes in (own, absolute):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([1, 2, 4, 8, 16, 24], ["1", "2", "4", "8", "16", "24"])
+        axes.set_xlabel("k', experts per token")
+        axes.axvline(FULL_K, color="grey", linewidth=0.5)
+        axes.legend(fontsize=8)
+    figure.savefig(file, dpi=150)
+
+
+def _train(name: str, seed: int) -> None:
+    recipe = load_recipe(RECIPES / f"{name}.yaml")
+    recipe = recipe.model_copy(update={"seed": seed, "name": f"{recipe.name}-{seed}"})
+    run = RUNS / recipe.name
+    if not (run / "checkpoint" / "model.safetensors").exists():
+        train(recipe, run, run / "checkpoint")
+
+
+def _measure(name: str, seed: int) -> Tallies:
+    """All measures at every k', from the file of an earlier call if there is one."""
+    run = RUNS / f"table-{name}-{seed}"
+    file = run / "test.npz"
+    if not file.exists():
+        checkpoint = load_checkpoint(run / "checkpoint")
+        use_fast_experts(checkpoint.model)
+        documents = read_documents(checkpoint, (run / "checkpoint" / "test.txt").read_text())
+        windows = cut_windows(documents, WINDOW_TOKENS, NUM_WINDOWS)
+        items = make_items(documents, NUM_CHOICES)
+        arrays: dict[str, np.ndarray] = {}
+        for k in track(KS, f"{run.name}: test split"):
+            plan = [k] * len(checkpoint.dial.layers)
+            quality = evaluate(checkpoint, windows, plan)
+            tallies = (quality.nll, quality.accuracy, choose(checkpoint, items, plan))
+            for measure, tally in zip(MEASURES, tallies, strict=True):
+                arrays[f"{k}/{measure}"] = np.stack(
+                    [tally.sums_P, tally.counts_P, tally.documents_P]
+                )
+        np.savez_compressed(file, **arrays)
+    with np.load(file) as arrays:
+        return {k: {m: Tally(*arrays[f"{k}/{m}"]) for m in MEASURES} for k in KS}
+
+
+def _signed(estimate: Estimate) -> str:
+    mean, low, high = estimate
+    text = f"{mean:+.4f} ({low:+.4f} .. {high:+.4f})"
+    return f"**{text}**" if high < 0 else text
+
+
+def _table(results: dict[str, Tallies], cell: Callable[[str, int], str], title: str) -> str:
+    methods = [name for name in METHODS if name in results]
+    lines = [f"| {title}, k' | " + " | ".join([*methods, "specialist"]) + " |"]
+    lines.append("|---" * (len(methods) + 2) + "|")
+    for k in KS:
+        specialist = SPECIALISTS.get(k)
+        cells = [cell(name, k) for name in methods]
+        cells.append(cell(specialist, k) if specialist in results else "")
+        lines.append(f"| {k} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
