@@ -1,10 +1,11 @@
 """The elasticity table: what k' does to held-out quality, by how the model was trained.
 
 For every seed: the common start, then every recipe of `training/recipes/table/`, then the measures
-on the test split. All three are kept under `runs/`, so that a run started again goes on where it
-stopped. Ends with the tables in Markdown and a plot.
+on one held-out split (settings are chosen on validation, the table is of test). All are kept under
+`runs/`, so that a run started again goes on where it stopped. Ends with the tables in Markdown and
+a plot.
 
-    python -m benchmarks.elasticity [--seeds 1,2,3] [--only emoe,topk] [--threads 2]
+    python -m benchmarks.elasticity [--seeds 1,2,3] [--only emoe,topk] [--split test] [--threads 2]
         [--plot docs/elasticity.png] [--json F]
 """
 
@@ -29,7 +30,7 @@ from training.train import train
 RECIPES = Path("training/recipes/table")
 RUNS = Path("runs")
 METHODS = ("topk", "mmoe", "mmoe-capacity", "emoe", "emoe+mmoe")
-SPECIALISTS = {2: "topk-2", 4: "topk-4", 16: "topk-16"}
+SPECIALISTS = {2: "topk-2", 4: "topk-4", 16: "topk-16"}  # each measured at its own k alone
 BASELINE, FULL_K = "topk", 8
 KS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24)
 WINDOW_TOKENS, NUM_WINDOWS, NUM_CHOICES = 256, 400, 400
@@ -42,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--only", help="recipes, comma-separated; all if not given")
+    parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
@@ -53,14 +55,15 @@ def main() -> None:
         _train("base", seed)
         for name in names:
             _train(name, seed)
-            _measure(name, seed)
-    results = {name: pool([_measure(name, seed) for seed in seeds]) for name in names}
+            _measure(name, seed, options.split)
+    runs = {name: [_measure(name, seed, options.split) for seed in seeds] for name in names}
+    results = {name: pool(tallies) for name, tallies in runs.items()}
     print(nll_table(results))  # noqa: T201
     print(measure_table(results, "choice"))  # noqa: T201
     if options.plot:
         plot(results, options.plot)
     if options.json:
-        options.json.write_text(json.dumps(as_json(results, seeds), indent=1) + "\n")
+        options.json.write_text(json.dumps(as_json(runs), indent=1) + "\n")
 
 
 def pool(runs: Sequence[Tallies]) -> Tallies:
@@ -97,19 +100,20 @@ def measure_table(results: dict[str, Tallies], measure: str) -> str:
     return _table(results, cell, measure)
 
 
-def as_json(results: dict[str, Tallies], seeds: list[int]) -> dict[str, object]:
+def as_json(runs: dict[str, list[Tallies]]) -> dict[str, object]:
+    """By row, k' and measure: the mean with its interval over documents, and every seed's mean."""
     return {
-        "seeds": seeds,
-        "rows": {
-            name: {
-                str(k): {
-                    measure: dict(zip(("mean", "low", "high"), tally.estimate(), strict=True))
-                    for measure, tally in measures.items()
+        name: {
+            str(k): {
+                measure: {
+                    **tally.estimate()._asdict(),
+                    "by_seed": [run[k][measure].mean for run in tallies],
                 }
-                for k, measures in tallies.items()
+                for measure, tally in measures.items()
             }
-            for name, tallies in results.items()
-        },
+            for k, measures in pool(tallies).items()
+        }
+        for name, tallies in runs.items()
     }
 
 
@@ -129,7 +133,7 @@ def plot(results: dict[str, Tallies], file: Path) -> None:
         if name in results:
             absolute.plot(k, results[name][k]["nll"].mean, "k*", label=f"specialist k = {k}")
     own.set_ylabel("NLL over that at k' = 8, %")
-    absolute.set_ylabel("NLL, nats/token (test split)")
+    absolute.set_ylabel("NLL, nats/token")
     for axes in (own, absolute):
         axes.set_xscale("log", base=2)
         axes.set_xticks([1, 2, 4, 8, 16, 24], ["1", "2", "4", "8", "16", "24"])
@@ -147,18 +151,19 @@ def _train(name: str, seed: int) -> None:
         train(recipe, run, run / "checkpoint")
 
 
-def _measure(name: str, seed: int) -> Tallies:
+def _measure(name: str, seed: int, split: str) -> Tallies:
     """All measures at every k', from the file of an earlier call if there is one."""
     run = RUNS / f"table-{name}-{seed}"
-    file = run / "test.npz"
+    ks = [k for k, specialist in SPECIALISTS.items() if specialist == name] or KS
+    file = run / f"{split}.npz"
     if not file.exists():
         checkpoint = load_checkpoint(run / "checkpoint")
         use_fast_experts(checkpoint.model)
-        documents = read_documents(checkpoint, (run / "checkpoint" / "test.txt").read_text())
+        documents = read_documents(checkpoint, (run / "checkpoint" / f"{split}.txt").read_text())
         windows = cut_windows(documents, WINDOW_TOKENS, NUM_WINDOWS)
         items = make_items(documents, NUM_CHOICES)
         arrays: dict[str, np.ndarray] = {}
-        for k in track(KS, f"{run.name}: test split"):
+        for k in track(ks, f"{run.name}: {split}"):
             plan = [k] * len(checkpoint.dial.layers)
             quality = evaluate(checkpoint, windows, plan)
             tallies = (quality.nll, quality.accuracy, choose(checkpoint, items, plan))
@@ -168,7 +173,7 @@ def _measure(name: str, seed: int) -> Tallies:
                 )
         np.savez_compressed(file, **arrays)
     with np.load(file) as arrays:
-        return {k: {m: Tally(*arrays[f"{k}/{m}"]) for m in MEASURES} for k in KS}
+        return {k: {m: Tally(*arrays[f"{k}/{m}"]) for m in MEASURES} for k in ks}
 
 
 def _signed(estimate: Estimate) -> str:
