@@ -80,7 +80,6 @@ class Stage(Strict):
     steps: PositiveInt
     batch: PositiveInt
     context: PositiveInt
-    learning_rate: PositiveFloat | None = None  # held through the stage, instead of the recipe's
 
 
 class Recipe(Strict):

@@ -136,13 +136,12 @@ def draw_windows(ids: np.ndarray, stage: Stage, random: np.random.Generator) -> 
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then what the stage holds, or the recipe's cosine to its final rate."""
-    held = recipe.stage_at(step).learning_rate
+    """Linear warm-up, then cosine to the final rate."""
     if step < recipe.warmup_steps:
-        return (held or recipe.learning_rate) * (step + 1) / recipe.warmup_steps
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
     done = (step - recipe.warmup_steps) / max(1, recipe.num_steps - recipe.warmup_steps)
     span = recipe.learning_rate - recipe.final_learning_rate
-    return held or recipe.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
+    return recipe.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
 
 
 @torch.no_grad()
