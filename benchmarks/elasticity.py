@@ -33,7 +33,7 @@ METHODS = ("topk", "mmoe", "mmoe-capacity", "emoe", "emoe+mmoe")
 SPECIALISTS = {2: "topk-2", 4: "topk-4", 16: "topk-16"}  # each measured at its own k alone
 BASELINE, FULL_K = "topk", 8
 KS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24)
-WINDOW_TOKENS, NUM_WINDOWS, NUM_CHOICES = 256, 400, 400
+WINDOW_TOKENS, NUM_WINDOWS, NUM_CHOICES = 256, 300, 200
 MEASURES = ("nll", "accuracy", "choice")
 
 Tallies = dict[int, dict[str, Tally]]  # by k', by measure
