@@ -2,42 +2,10 @@
 
 import pytest
 import torch
-from transformers import (
-    GptOssConfig,
-    GptOssForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-    PreTrainedModel,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-)
+from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedModel
 
+from tests.training.families import SHAPE, mixtral, olmoe, qwen
 from training.experts import NAME, use_fast_experts
-
-SHAPE = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "num_experts_per_tok": 3,
-    "max_position_embeddings": 64,
-}
-
-
-def qwen() -> Qwen3MoeForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen3MoeConfig(
-        **SHAPE, moe_intermediate_size=16, num_experts=8, norm_topk_prob=True, initializer_range=0.2
-    )
-    return Qwen3MoeForCausalLM(config)
-
-
-def mixtral() -> MixtralForCausalLM:
-    torch.manual_seed(0)
-    return MixtralForCausalLM(MixtralConfig(**SHAPE, num_local_experts=4, initializer_range=0.2))
 
 
 def loss_and_gradients(model: PreTrainedModel) -> tuple[float, dict[str, torch.Tensor]]:
@@ -48,9 +16,9 @@ def loss_and_gradients(model: PreTrainedModel) -> tuple[float, dict[str, torch.T
     return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("build", [qwen, mixtral])
+@pytest.mark.parametrize("build", [qwen, olmoe, mixtral])
 def test_loss_and_gradients_are_those_of_the_loop_over_experts(build) -> None:  # noqa: ANN001
-    model = build()
+    model = build(num_experts_per_tok=3)
     model.set_experts_implementation("eager")
     expected_loss, expected = loss_and_gradients(model)
     use_fast_experts(model)
@@ -92,6 +60,6 @@ def test_experts_that_no_token_picks_get_no_gradient() -> None:
 
 def test_experts_of_another_make_stay_as_they_are() -> None:
     torch.manual_seed(0)
-    model = GptOssForCausalLM(GptOssConfig(**SHAPE, num_local_experts=4))
+    model = GptOssForCausalLM(GptOssConfig(**SHAPE, head_dim=8, num_local_experts=4))
     use_fast_experts(model)
     assert model.config._experts_implementation == "eager"

@@ -8,34 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import ByteLevelBPETokenizer
-from transformers import (
-    MixtralConfig,
-    MixtralForCausalLM,
-    OlmoeConfig,
-    OlmoeForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-)
+from transformers import PreTrainedTokenizerFast
 
 from runtime.calibrate import calibrate
 from runtime.checkpoint import load_checkpoint
 from runtime.evaluate import cut_windows, read_documents
+from tests.training.families import FAMILIES
 from training.recipe import Recipe
 from training.train import train
 
-SHAPE = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_experts_per_tok": 2,
-    "max_position_embeddings": 512,
-    "eos_token_id": 0,
-}
 TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}"
 SENTENCES = (
     "The whale rose.",
@@ -45,31 +26,11 @@ SENTENCES = (
 )
 
 
-def qwen() -> PreTrainedModel:
-    return Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(
-            **SHAPE, head_dim=8, moe_intermediate_size=16, num_experts=8, norm_topk_prob=True
-        )
-    )
-
-
-def olmoe() -> PreTrainedModel:
-    return OlmoeForCausalLM(OlmoeConfig(**SHAPE, num_experts=8))
-
-
-def mixtral() -> PreTrainedModel:
-    return MixtralForCausalLM(MixtralConfig(**SHAPE, num_local_experts=8))
-
-
-FAMILIES = [qwen, olmoe, mixtral]
-
-
 @pytest.fixture(params=FAMILIES, ids=lambda build: build.__name__)
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A random checkpoint of one family with a tokenizer that has a chat template."""
-    torch.manual_seed(0)
     folder = tmp_path / "start"
-    request.param().save_pretrained(folder)
+    request.param(vocab_size=300, eos_token_id=0).save_pretrained(folder)
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(SENTENCES, 300, special_tokens=["<|end|>"], show_progress=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|end|>")

@@ -8,50 +8,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import (
-    MixtralConfig,
-    MixtralForCausalLM,
-    OlmoeConfig,
-    OlmoeForCausalLM,
-    PreTrainedModel,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-)
+from transformers import PreTrainedModel
 
 from runtime.elastic import ExpertDial
+from tests.training.families import FAMILIES, mixtral, olmoe, qwen
 from training.recipe import Elasticity
 from training.routing import Draw, TrainingRouting, co_activate, draw_layer, renormalises
 
-SHAPE = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_experts_per_tok": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-}
 IDS_BS = torch.arange(40).view(2, 20) % 64
-
-
-def qwen(norm_topk_prob: bool = True) -> Qwen3MoeForCausalLM:
-    config = Qwen3MoeConfig(
-        **SHAPE, head_dim=8, moe_intermediate_size=16, num_experts=8, norm_topk_prob=norm_topk_prob
-    )
-    return Qwen3MoeForCausalLM(config)
-
-
-def olmoe() -> OlmoeForCausalLM:
-    return OlmoeForCausalLM(OlmoeConfig(**SHAPE, num_experts=8))
-
-
-def mixtral() -> MixtralForCausalLM:
-    return MixtralForCausalLM(MixtralConfig(**SHAPE, num_local_experts=8))
-
-
-FAMILIES = [qwen, olmoe, mixtral]
 
 
 def draws(elasticity: Elasticity, count: int, num_experts: int = 32) -> list[Draw]:
@@ -172,7 +136,6 @@ def test_without_renormalisation_the_weights_are_the_routers_own() -> None:
 
 @pytest.mark.parametrize("build", FAMILIES)
 def test_the_rule_of_renormalisation_is_found_by_asking_the_router(build) -> None:  # noqa: ANN001
-    torch.manual_seed(0)
     expected = {qwen: True, olmoe: False, mixtral: True}[build]
     dial = ExpertDial(build())
     assert [renormalises(layer) for layer in dial.layers] == [expected, expected]
@@ -180,7 +143,6 @@ def test_the_rule_of_renormalisation_is_found_by_asking_the_router(build) -> Non
 
 
 def test_a_flag_of_the_checkpoint_decides_where_the_family_has_one() -> None:
-    torch.manual_seed(0)
     assert not renormalises(ExpertDial(qwen(norm_topk_prob=False)).layers[0])
 
 
@@ -199,7 +161,6 @@ def ran(model: PreTrainedModel, routing: TrainingRouting) -> list[tuple[torch.Te
 
 @pytest.mark.parametrize("build", FAMILIES)
 def test_a_step_runs_k_experts_from_beyond_the_top_k(build) -> None:  # noqa: ANN001
-    torch.manual_seed(0)
     model = build().eval()
     routing = TrainingRouting(model, Elasticity(k=2, pool=6))
     with routing.served_at(2):
@@ -213,7 +174,6 @@ def test_a_step_runs_k_experts_from_beyond_the_top_k(build) -> None:  # noqa: AN
 
 
 def test_every_layer_runs_as_many_as_it_drew() -> None:
-    torch.manual_seed(0)
     model = qwen().eval()
     routing = TrainingRouting(model, Elasticity(k=2, k_range=(1, 8)))
     widths = set()
@@ -226,7 +186,6 @@ def test_every_layer_runs_as_many_as_it_drew() -> None:
 
 
 def test_a_step_follows_from_seed_and_step_alone() -> None:
-    torch.manual_seed(0)
     model = qwen().eval()
     routing = TrainingRouting(model, Elasticity(k=2, pool=6))
 
@@ -241,7 +200,6 @@ def test_a_step_follows_from_seed_and_step_alone() -> None:
 
 
 def test_served_at_k_is_the_unmodified_model_and_leaves_the_step_as_it_was() -> None:
-    torch.manual_seed(0)
     model = qwen().eval()
     expected = model(IDS_BS).logits
     routing = TrainingRouting(model, Elasticity(k=2, pool=6))
@@ -253,7 +211,6 @@ def test_served_at_k_is_the_unmodified_model_and_leaves_the_step_as_it_was() -> 
 
 
 def test_the_logits_of_every_layer_are_those_of_the_last_forward() -> None:
-    torch.manual_seed(0)
     model = qwen().eval()
     routing = TrainingRouting(model, Elasticity(k=2))
     model(IDS_BS)
