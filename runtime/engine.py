@@ -50,7 +50,9 @@ class Sampling:
 
     def arguments(self, vocab_size: int) -> dict[str, float | int]:
         if self.temperature == 0:
-            return {"temperature": 1.0, "top_p": 1.0, "top_k": 1}
+            # top_k = 1 keeps all tokens that tie for the best, and bf16 logits do tie; top_p = 0
+            # keeps one.
+            return {"temperature": 1.0, "top_p": 0.0, "top_k": 1}
         return {"temperature": self.temperature, "top_p": self.top_p, "top_k": vocab_size}
 
 
