@@ -34,6 +34,18 @@ def test_greedy_output_at_full_k_equals_the_unmodified_models() -> None:
             assert bench.tokens(name) == unmodified(ids, 12)
 
 
+def test_greedy_decoding_chooses_the_same_of_tokens_that_tie() -> None:
+    """Broke in bf16, where logits tie by rounding: one of the tied was drawn at random."""
+    ids = prompt(1, 10)
+    with Bench() as bench:
+        with torch.no_grad():  # tokens 2n and 2n + 1 always have the same logit
+            bench.model.lm_head.weight[1::2] = bench.model.lm_head.weight[::2]
+        for name in ("one", "other"):
+            bench.submit(name, ids, 20)
+            bench.wait_for_end(name)
+        assert bench.tokens("one") == bench.tokens("other")
+
+
 def test_a_plan_changes_the_output_and_full_k_restores_it() -> None:
     ids = prompt(1, 30)
     with Bench() as bench:
