@@ -1,4 +1,4 @@
-"""`kprime evaluate`: held-out quality of a checkpoint at each k' or at one per-layer plan."""
+"""`kprime evaluate`: held-out quality of a checkpoint at each k' or at a per-layer plan."""
 
 import json
 import math
@@ -31,7 +31,8 @@ def evaluate(
     ],
     k: Annotated[str, typer.Option(help="k' of all layers, comma-separated")] = "1,2,4,8",
     per_layer: Annotated[
-        str | None, typer.Option(help="One plan, k' of every layer, comma-separated")
+        str | None,
+        typer.Option(help="Instead: k' of every layer, comma-separated, beside the trained one's"),
     ] = None,
     window: Annotated[int, typer.Option(min=2, help="Tokens of a window")] = 512,
     windows: Annotated[
@@ -82,7 +83,8 @@ def evaluate(
 def _plans(dial: "ExpertDial", k: str, per_layer: str | None) -> dict[str, list[int]]:
     """The plans asked for by their names in the output, all of which the model can run."""
     if per_layer is not None:
-        plans = {per_layer: parse_ks("--per-layer", per_layer)}
+        trained = ",".join(map(str, dial.trained_plan))
+        plans = {each: parse_ks("--per-layer", each) for each in (per_layer, trained)}
     else:
         plans = {str(each): [each] * len(dial.layers) for each in parse_ks("--k", k)}
     with bad_input("--k" if per_layer is None else "--per-layer"):

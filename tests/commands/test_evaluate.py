@@ -208,14 +208,20 @@ def test_a_text_too_short_for_the_choices_asked_for_is_refused(elastic: Path, te
     assert line.endswith("; 0 leaves the task out")
 
 
-def test_a_plan_is_named_as_it_was_given(elastic: Path, text: Path, tmp_path: Path) -> None:
+def test_a_plan_is_compared_with_the_trained_one(elastic: Path, text: Path, tmp_path: Path) -> None:
     written = figures(elastic, text, tmp_path, per_layer="1,8", windows=4)
-    assert list(written["k"]) == ["1,8"]
-    assert written["reference"] == "1,8"
+    assert list(written["k"]) == ["1,8", "4,4"]
+    assert written["reference"] == "4,4"
+    assert written["k"]["1,8"]["nll_difference"] != 0
+
+
+def test_the_trained_plan_is_measured_once(elastic: Path, text: Path, tmp_path: Path) -> None:
+    written = figures(elastic, text, tmp_path, per_layer="4,4", windows=4)
+    assert list(written["k"]) == ["4,4"]
 
 
 def test_a_plan_of_one_k_is_that_k(elastic: Path, text: Path, tmp_path: Path) -> None:
-    by_k = figures(elastic, text, tmp_path, k="3", windows=4)
+    by_k = figures(elastic, text, tmp_path, k="3,4", windows=4)
     by_layer = figures(elastic, text, tmp_path, per_layer="3,3", windows=4)
     assert by_k["k"]["3"] == by_layer["k"]["3,3"]
 
