@@ -1,7 +1,7 @@
 """A training recipe: everything that decides the checkpoint, in one strict YAML file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import (
@@ -38,17 +38,18 @@ class Elasticity(Strict):
     """Which experts a layer runs while it trains. Served, it always runs the top k' of its router.
 
     With nothing but `k`: the top k, as in any MoE. With `k_range`, M-MoE (arXiv 2509.26520): every
-    layer draws its k' anew in every step. With `pool`, EMoE (arXiv 2509.21892): every token draws
-    its k' experts from its top k~, k~ ~ U[k', pool]. With both: pools grow in proportion to the
-    drawn k', as pool : k.
+    layer draws its k' anew in every step, or for every sequence of it. With `pool`, EMoE (arXiv
+    2509.21892): every token draws its k' experts from its top k~, k~ ~ U[k', pool]. With both:
+    pools grow in proportion to the drawn k', as pool : k.
     """
 
     k: PositiveInt  # served as "full", and what the load is balanced over
     k_range: tuple[PositiveInt, PositiveInt] | None = None
+    draw_per: Literal["step", "sequence"] = "step"
     # M-MoE's capacity-aware rule: P(k') ~ k'^(1 / temperature). None: uniform.
     capacity_temperature: PositiveFloat | None = None
     pool: PositiveInt | None = None  # k_ideal
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of layers and steps; the rest run the top k
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the draws; the rest run the top k
     router_loss: NonNegativeFloat = 0.0  # lambda of the hierarchical router loss
 
     @model_validator(mode="after")
@@ -59,6 +60,8 @@ class Elasticity(Strict):
             raise ValueError(f"pool {self.pool} is smaller than k = {self.k}")
         if self.capacity_temperature and not self.k_range:
             raise ValueError("capacity_temperature needs a k_range to draw from")
+        if self.draw_per == "sequence" and (self.pool or not self.k_range):
+            raise ValueError("draw_per: sequence draws from a k_range and knows no pool")
         return self
 
     @property

@@ -20,7 +20,7 @@ from training.recipe import Elasticity
 
 @dataclass(frozen=True)
 class Draw:
-    """One layer's routing in one step: k experts a token, from its best `pool`."""
+    """A layer's routing of a batch or of one sequence: k experts a token, from its best `pool`."""
 
     k: int
     pool: int
@@ -74,13 +74,34 @@ def co_activate(
     return index_TP.gather(1, chosen_TK), weight_TK
 
 
+def keep_best(
+    index_TP: torch.Tensor,
+    weight_TP: torch.Tensor,
+    k_T: torch.Tensor,
+    *,
+    renormalise: bool,
+    nowhere: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every token's own k' best of the offered experts; the experts may come in any order.
+
+    Slots beyond go `nowhere`, an id that no expert has, and weigh 0: transformers' experts and ours
+    spend no product on them. Shapes (T, P).
+    """
+    rank_TP = weight_TP.detach().argsort(dim=1, descending=True).argsort(dim=1)
+    dropped_TP = rank_TP >= k_T[:, None]
+    kept_TP = weight_TP.masked_fill(dropped_TP, 0)
+    if renormalise:
+        kept_TP = kept_TP / kept_TP.sum(1, keepdim=True) * weight_TP.sum(1, keepdim=True)
+    return index_TP.masked_fill(dropped_TP, nowhere), kept_TP
+
+
 class TrainingRouting:
     """Draws every layer's routing for a step and imposes it on the model's forward passes."""
 
     def __init__(self, model: nn.Module, elasticity: Elasticity) -> None:
         self.dial = ExpertDial(model)
         self.router_logits: list[torch.Tensor] = []  # (T, E) of every layer, of the last forward
-        self.draws: list[Draw] = []
+        self.draws: list[list[Draw]] = []  # by layer: one, or one for every sequence
         self._elasticity = elasticity
         self._generator = torch.Generator()
         self._renormalises = [renormalises(layer) for layer in self.dial.layers]
@@ -88,14 +109,16 @@ class TrainingRouting:
             layer.router.register_forward_hook(self._keep_logits(layer))
             layer.experts.register_forward_pre_hook(self._resample(number))
 
-    def begin_step(self, seed: int, step: int) -> None:
-        """Everything drawn until the next call follows from (seed, step)."""
+    def begin_step(self, seed: int, step: int, batch: int) -> None:
+        """Everything drawn until the next call follows from (seed, step); `batch` sequences."""
         random = np.random.default_rng((seed, step, 1))
         self._generator.manual_seed(int(random.integers(2**62)))
+        num_draws = batch if self._elasticity.draw_per == "sequence" else 1
         self.draws = [
-            draw_layer(self._elasticity, layer.num_experts, random) for layer in self.dial.layers
+            [draw_layer(self._elasticity, layer.num_experts, random) for _ in range(num_draws)]
+            for layer in self.dial.layers
         ]
-        self.dial.set([draw.pool for draw in self.draws])
+        self.dial.set([max(draw.pool for draw in draws) for draws in self.draws])
 
     @contextmanager
     def served_at(self, k: int) -> Iterator[None]:
@@ -120,16 +143,27 @@ class TrainingRouting:
         def hook(
             _experts: nn.Module, args: tuple[torch.Tensor, ...]
         ) -> tuple[torch.Tensor, ...] | None:
-            if not self.draws or self.draws[number].k == self.draws[number].pool:
+            if not self.draws:
                 return None
+            draws, renormalise = self.draws[number], self._renormalises[number]
             hidden_TD, index_TP, weight_TP, *rest = args
-            sampled = co_activate(
-                index_TP,
-                weight_TP,
-                self.draws[number].k,
-                renormalise=self._renormalises[number],
-                generator=self._generator,
-            )
+            if len(draws) > 1:
+                k_B = torch.tensor([draw.k for draw in draws], device=index_TP.device)
+                k_T = k_B.repeat_interleave(len(index_TP) // len(k_B))
+                nowhere = self.dial.layers[number].num_experts
+                sampled = keep_best(
+                    index_TP, weight_TP, k_T, renormalise=renormalise, nowhere=nowhere
+                )
+            elif draws[0].k < draws[0].pool:
+                sampled = co_activate(
+                    index_TP,
+                    weight_TP,
+                    draws[0].k,
+                    renormalise=renormalise,
+                    generator=self._generator,
+                )
+            else:
+                return None
             return (hidden_TD, *sampled, *rest)
 
         return hook

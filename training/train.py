@@ -99,7 +99,7 @@ def train_step(
     """One update of the weights; gives the row of metrics."""
     started_s = time.perf_counter()
     stage = recipe.stage_at(step)
-    routing.begin_step(recipe.seed, step)
+    routing.begin_step(recipe.seed, step, stage.batch)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(recipe, step)
     ids_BS = draw_windows(ids, stage, np.random.default_rng((recipe.seed, step)))
@@ -123,7 +123,7 @@ def train_step(
         "loss": cross_entropy.item(),
         "balance": balance.item(),
         "router": router.item(),
-        "draws": [astuple(draw) for draw in routing.draws],
+        "draws": [[astuple(draw) for draw in draws] for draws in routing.draws],
         "grad_norm": norm.item(),
         "tokens_per_s": stage.batch * stage.context / (time.perf_counter() - started_s),
     }

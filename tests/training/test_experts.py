@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedModel
 
 from tests.training.families import SHAPE, mixtral, olmoe, qwen
@@ -23,6 +24,30 @@ def test_loss_and_gradients_are_those_of_the_loop_over_experts(build) -> None:  
     expected_loss, expected = loss_and_gradients(model)
     use_fast_experts(model)
     assert model.config._experts_implementation == NAME
+    loss, gradients = loss_and_gradients(model)
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    for name, gradient in gradients.items():
+        size = expected[name].abs().max().item()
+        assert torch.allclose(gradient, expected[name], atol=1e-5 * size), name
+
+
+def test_slots_of_no_expert_are_skipped_as_by_transformers() -> None:
+    """Output and every gradient, with a third of the slots empty and one token without any."""
+    model = qwen(num_experts_per_tok=3)
+    num_experts = model.config.num_experts
+
+    def empty_some(_experts: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden_TD, index_TK, weight_TK = args
+        empty_TK = torch.arange(index_TK.numel()).view(index_TK.shape) % 3 == 1
+        empty_TK[7] = True
+        weight_TK = weight_TK.masked_fill(empty_TK, 0)
+        return hidden_TD, index_TK.masked_fill(empty_TK, num_experts), weight_TK
+
+    for layer in model.model.layers:
+        layer.mlp.experts.register_forward_pre_hook(empty_some)
+    model.set_experts_implementation("eager")
+    expected_loss, expected = loss_and_gradients(model)
+    use_fast_experts(model)
     loss, gradients = loss_and_gradients(model)
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     for name, gradient in gradients.items():

@@ -13,7 +13,14 @@ from transformers import PreTrainedModel
 from runtime.elastic import ExpertDial
 from tests.training.families import FAMILIES, mixtral, olmoe, qwen
 from training.recipe import Elasticity
-from training.routing import Draw, TrainingRouting, co_activate, draw_layer, renormalises
+from training.routing import (
+    Draw,
+    TrainingRouting,
+    co_activate,
+    draw_layer,
+    keep_best,
+    renormalises,
+)
 
 IDS_BS = torch.arange(40).view(2, 20) % 64
 
@@ -134,6 +141,19 @@ def test_without_renormalisation_the_weights_are_the_routers_own() -> None:
     assert torch.equal(weight_TK, weight_TP.gather(1, index_TK))
 
 
+@given(ks=st.lists(st.integers(1, 7), min_size=1, max_size=9), shuffled=st.booleans())
+def test_every_token_keeps_its_own_k_best_and_loses_the_rest(ks: list[int], shuffled: bool) -> None:
+    index_TP, weight_TP = offered(len(ks), 7, shuffled=shuffled)
+    index_TK, weight_TK = keep_best(
+        index_TP, weight_TP, torch.tensor(ks), renormalise=True, nowhere=7
+    )
+    assert torch.allclose(weight_TK.sum(1), weight_TP.sum(1))
+    for k, index_K, weight_K in zip(ks, index_TK, weight_TK, strict=True):
+        kept_K = index_K < 7
+        assert set(index_K[kept_K].tolist()) == set(range(k))  # expert e has rank e
+        assert not weight_K[~kept_K].any()
+
+
 @pytest.mark.parametrize("build", FAMILIES)
 def test_the_rule_of_renormalisation_is_found_by_asking_the_router(build) -> None:  # noqa: ANN001
     expected = {qwen: True, olmoe: False, mixtral: True}[build]
@@ -165,7 +185,7 @@ def test_a_step_runs_k_experts_from_beyond_the_top_k(build) -> None:  # noqa: AN
     routing = TrainingRouting(model, Elasticity(k=2, pool=6))
     with routing.served_at(2):
         top = [set(map(tuple, index.sort(1).values.tolist())) for index, _ in ran(model, routing)]
-    routing.begin_step(seed=1, step=0)
+    routing.begin_step(seed=1, step=0, batch=2)
     for (index_TK, weight_TK), served in zip(ran(model, routing), top, strict=True):
         assert index_TK.shape == (40, 2)
         assert set(map(tuple, index_TK.sort(1).values.tolist())) - served
@@ -178,11 +198,28 @@ def test_every_layer_runs_as_many_as_it_drew() -> None:
     routing = TrainingRouting(model, Elasticity(k=2, k_range=(1, 8)))
     widths = set()
     for step in range(20):
-        routing.begin_step(seed=1, step=step)
+        routing.begin_step(seed=1, step=step, batch=2)
         shapes = [index_TK.shape[1] for index_TK, _ in ran(model, routing)]
-        assert shapes == [draw.k for draw in routing.draws]
+        assert shapes == [draw.k for [draw] in routing.draws]
         widths.add(tuple(shapes))
     assert len(widths) > 5
+
+
+@pytest.mark.parametrize("build", FAMILIES)
+def test_a_sequence_that_draws_its_own_k_is_computed_as_if_alone_at_it(build) -> None:  # noqa: ANN001
+    model = build().eval()
+    model.set_experts_implementation("eager")
+    routing = TrainingRouting(model, Elasticity(k=2, k_range=(1, 8), draw_per="sequence"))
+    ids_BS = (torch.arange(80).view(4, 20) * 7) % 64
+    routing.begin_step(seed=1, step=0, batch=4)
+    ks_LB = [[draw.k for draw in draws] for draws in routing.draws]
+    assert len(set(map(tuple, zip(*ks_LB, strict=True)))) > 1
+    together = model(ids_BS).logits
+    routing.draws = []
+    for sequence, plan in enumerate(zip(*ks_LB, strict=True)):
+        with routing.dial.at(plan):
+            alone = model(ids_BS[sequence : sequence + 1]).logits
+        assert torch.allclose(together[sequence], alone[0], atol=1e-5)
 
 
 def test_a_step_follows_from_seed_and_step_alone() -> None:
@@ -190,7 +227,7 @@ def test_a_step_follows_from_seed_and_step_alone() -> None:
     routing = TrainingRouting(model, Elasticity(k=2, pool=6))
 
     def output(seed: int, step: int) -> torch.Tensor:
-        routing.begin_step(seed, step)
+        routing.begin_step(seed, step, batch=2)
         return model(IDS_BS).logits
 
     first = output(1, 5)
@@ -203,7 +240,7 @@ def test_served_at_k_is_the_unmodified_model_and_leaves_the_step_as_it_was() -> 
     model = qwen().eval()
     expected = model(IDS_BS).logits
     routing = TrainingRouting(model, Elasticity(k=2, pool=6))
-    routing.begin_step(seed=1, step=0)
+    routing.begin_step(seed=1, step=0, batch=2)
     with routing.served_at(2):
         assert torch.equal(model(IDS_BS).logits, expected)
     assert routing.dial.plan == (6, 6)

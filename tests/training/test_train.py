@@ -196,7 +196,8 @@ def test_every_step_leaves_a_line_with_what_every_layer_drew(finished: Run) -> N
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
     assert all(len(row["draws"]) == 2 for row in rows)
     assert len({str(row["draws"]) for row in rows}) > 1
-    assert all(1 <= k <= 4 and pool == 2 * k for row in rows for k, pool in row["draws"])
+    drawn = [draw for row in rows for [draw] in row["draws"]]
+    assert all(1 <= k <= 4 and pool == 2 * k for k, pool in drawn)
     assert all(row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
 
 
