@@ -11,7 +11,7 @@ a plot.
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from matplotlib import pyplot as plt
 from rich.progress import track
 
-from runtime.bootstrap import Estimate, Tally, difference
+from runtime.bootstrap import Tally, difference
 from runtime.checkpoint import load_checkpoint
 from runtime.choices import choose, make_items
 from runtime.evaluate import cut_windows, evaluate, read_documents
@@ -33,10 +33,10 @@ METHODS = ("topk", "mmoe", "mmoe-capacity", "emoe", "emoe+mmoe")
 SPECIALISTS = {2: "topk-2", 4: "topk-4", 16: "topk-16"}  # each measured at its own k alone
 BASELINE, FULL_K = "topk", 8
 KS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24)
-WINDOW_TOKENS, NUM_WINDOWS, NUM_CHOICES = 256, 300, 200
-MEASURES = ("nll", "accuracy", "choice")
+CHOICE_KS = (1, 2, 4, 8, 16, 24)  # the task is dear
+WINDOW_TOKENS, NUM_WINDOWS, NUM_CHOICES = 256, 300, 400
 
-Tallies = dict[int, dict[str, Tally]]  # by k', by measure
+Tallies = dict[int, dict[str, Tally]]  # by k', by measure: nll, accuracy, at some k' choice
 
 
 def main() -> None:
@@ -58,8 +58,9 @@ def main() -> None:
             _measure(name, seed, options.split)
     runs = {name: [_measure(name, seed, options.split) for seed in seeds] for name in names}
     results = {name: pool(tallies) for name, tallies in runs.items()}
-    print(nll_table(results))  # noqa: T201
-    print(measure_table(results, "choice"))  # noqa: T201
+    print(measure_table(results, "nll", KS, lower_is_better=True))  # noqa: T201
+    print(measure_table(results, "choice", CHOICE_KS))  # noqa: T201
+    print(dial_table(runs))  # noqa: T201
     if options.plot:
         plot(results, options.plot)
     if options.json:
@@ -81,23 +82,45 @@ def pool(runs: Sequence[Tallies]) -> Tallies:
     }
 
 
-def nll_table(results: dict[str, Tallies]) -> str:
-    """NLL of the baseline, and each other row's difference to it, with paired intervals."""
+def measure_table(
+    results: dict[str, Tallies], measure: str, ks: Sequence[int], *, lower_is_better: bool = False
+) -> str:
+    """A measure of the baseline, and each other row's difference to it with its paired interval.
+
+    Bold where the row is better.
+    """
 
     def cell(name: str, k: int) -> str:
+        tally, baseline = results[name][k][measure], results[BASELINE][k][measure]
         if name == BASELINE:
-            return f"{results[name][k]['nll'].mean:.4f}"
-        return _signed(difference(results[name][k]["nll"], results[BASELINE][k]["nll"]))
+            return f"{tally.mean:.4f}"
+        mean, low, high = difference(tally, baseline)
+        text = f"{mean:+.4f} ({low:+.4f} .. {high:+.4f})"
+        return f"**{text}**" if (high < 0 if lower_is_better else low > 0) else text
 
-    return _table(results, cell, "NLL, nats/token")
+    methods = [name for name in METHODS if name in results]
+    lines = [f"| {measure}, k' | " + " | ".join([*methods, "specialist"]) + " |"]
+    lines.append("|---" * (len(methods) + 2) + "|")
+    for k in ks:
+        specialist = SPECIALISTS.get(k)
+        cells = [cell(name, k) for name in methods]
+        cells.append(cell(specialist, k) if specialist in results else "")
+        lines.append(f"| {k} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
-def measure_table(results: dict[str, Tallies], measure: str) -> str:
-    def cell(name: str, k: int) -> str:
-        mean, low, high = results[name][k][measure].estimate()
-        return f"{mean:.3f} ({low:.3f} .. {high:.3f})"
-
-    return _table(results, cell, measure)
+def dial_table(runs: dict[str, list[Tallies]]) -> str:
+    """NLL over the method's own at full k', in percent: the mean of the seeds and their range."""
+    methods = [name for name in METHODS if name in runs]
+    lines = [f"| nll over that at {FULL_K}, %, k' | " + " | ".join(methods) + " |"]
+    lines.append("|---" * (len(methods) + 1) + "|")
+    for k in KS:
+        cells = []
+        for name in methods:
+            changes = [100 * (r[k]["nll"].mean / r[FULL_K]["nll"].mean - 1) for r in runs[name]]
+            cells.append(f"{np.mean(changes):+.2f} ({min(changes):+.2f} .. {max(changes):+.2f})")
+        lines.append(f"| {k} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def as_json(runs: dict[str, list[Tallies]]) -> dict[str, object]:
@@ -166,32 +189,20 @@ def _measure(name: str, seed: int, split: str) -> Tallies:
         for k in track(ks, f"{run.name}: {split}"):
             plan = [k] * len(checkpoint.dial.layers)
             quality = evaluate(checkpoint, windows, plan)
-            tallies = (quality.nll, quality.accuracy, choose(checkpoint, items, plan))
-            for measure, tally in zip(MEASURES, tallies, strict=True):
+            tallies = {"nll": quality.nll, "accuracy": quality.accuracy}
+            if k in CHOICE_KS:
+                tallies["choice"] = choose(checkpoint, items, plan)
+            for measure, tally in tallies.items():
                 arrays[f"{k}/{measure}"] = np.stack(
                     [tally.sums_P, tally.counts_P, tally.documents_P]
                 )
         np.savez_compressed(file, **arrays)
+    measured: Tallies = {k: {} for k in ks}
     with np.load(file) as arrays:
-        return {k: {m: Tally(*arrays[f"{k}/{m}"]) for m in MEASURES} for k in ks}
-
-
-def _signed(estimate: Estimate) -> str:
-    mean, low, high = estimate
-    text = f"{mean:+.4f} ({low:+.4f} .. {high:+.4f})"
-    return f"**{text}**" if high < 0 else text
-
-
-def _table(results: dict[str, Tallies], cell: Callable[[str, int], str], title: str) -> str:
-    methods = [name for name in METHODS if name in results]
-    lines = [f"| {title}, k' | " + " | ".join([*methods, "specialist"]) + " |"]
-    lines.append("|---" * (len(methods) + 2) + "|")
-    for k in KS:
-        specialist = SPECIALISTS.get(k)
-        cells = [cell(name, k) for name in methods]
-        cells.append(cell(specialist, k) if specialist in results else "")
-        lines.append(f"| {k} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        for name in arrays:
+            k, measure = name.split("/")
+            measured[int(k)][measure] = Tally(*arrays[name])
+    return measured
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.elasticity import KS, MEASURES, Tallies, as_json, nll_table, pool
+from benchmarks.elasticity import KS, Tallies, as_json, dial_table, measure_table, pool
 from runtime.bootstrap import Tally
 
 DOCUMENTS_P = np.arange(10)
@@ -15,7 +15,7 @@ def tallies(nll: float, ks: tuple[int, ...] = KS) -> Tallies:
     """Ten documents of ten tokens, each a little worse than the one before."""
     sums_P = 10 * (nll + 0.1 * DOCUMENTS_P)
     tally = Tally(sums_P, np.full(10, 10), DOCUMENTS_P)
-    return {k: dict.fromkeys(MEASURES, tally) for k in ks}
+    return {k: dict.fromkeys(("nll", "choice"), tally) for k in ks}
 
 
 def test_seeds_are_pooled_into_their_mean() -> None:
@@ -25,12 +25,16 @@ def test_seeds_are_pooled_into_their_mean() -> None:
 
 
 def test_a_row_is_paired_with_the_baseline_and_bold_where_it_is_better() -> None:
-    table = nll_table({"topk": tallies(3.0), "mmoe": tallies(2.9), "topk-4": tallies(3.1, (4,))})
+    results = {"topk": tallies(3.0), "mmoe": tallies(2.9), "topk-4": tallies(3.1, (4,))}
+    table = measure_table(results, "nll", KS, lower_is_better=True)
     header, _rule, *rows = table.splitlines()
-    assert header == "| NLL, nats/token, k' | topk | mmoe | specialist |"
+    assert header == "| nll, k' | topk | mmoe | specialist |"
     assert rows[0] == "| 1 | 3.4500 | **-0.1000 (-0.1000 .. -0.1000)** |  |"
     assert rows[KS.index(4)].endswith("| +0.1000 (+0.1000 .. +0.1000) |")
     assert len(rows) == len(KS)
+    of_choices = measure_table(results, "choice", (1, 4)).splitlines()[2:]
+    assert of_choices[0] == "| 1 | 3.4500 | -0.1000 (-0.1000 .. -0.1000) |  |"
+    assert of_choices[1].endswith("| **+0.1000 (+0.1000 .. +0.1000)** |")
 
 
 def test_the_figures_keep_every_seed_apart() -> None:
@@ -39,3 +43,12 @@ def test_the_figures_keep_every_seed_apart() -> None:
     assert row["by_seed"] == pytest.approx([3.45, 4.45])
     assert row["mean"] == pytest.approx(3.95)
     assert row["low"] < row["mean"] < row["high"]
+
+
+def test_the_dial_of_a_method_is_relative_to_its_own_full_k_with_the_range_of_seeds() -> None:
+    flat, steep = tallies(2.55), tallies(3.55)  # 0.45 more on average: 3 and 4
+    steep[1] = {"nll": tallies(4.05)[1]["nll"]}
+    lines = dial_table({"topk": [flat, steep]}).splitlines()
+    assert lines[0] == "| nll over that at 8, %, k' | topk |"
+    assert lines[2] == "| 1 | +6.25 (+0.00 .. +12.50) |"
+    assert lines[-1] == "| 24 | +0.00 (+0.00 .. +0.00) |"
