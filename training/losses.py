@@ -1,4 +1,7 @@
-"""Next-token loss and router losses. Shapes: B, S batch and window, T tokens, E experts."""
+"""Next-token loss, distillation and router losses.
+
+Shapes: B, S batch and window, T tokens, V vocabulary, E experts.
+"""
 
 import math
 
@@ -14,9 +17,26 @@ def next_token_loss(logits_BSV: torch.Tensor, ids_BS: torch.Tensor) -> torch.Ten
     return _CrossEntropy.apply(logits_TV, ids_BS[:, 1:].flatten())
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """Cross entropy in fp32, some rows at a time: no fp32 copy of all logits is ever made."""
+def distillation_loss(logits_BSV: torch.Tensor, teacher_BSV: torch.Tensor) -> torch.Tensor:
+    """Mean KL(teacher || model) in nats over all tokens; no gradient reaches the teacher."""
+    return _Divergence.apply(logits_BSV.flatten(0, 1), teacher_BSV.flatten(0, 1))
 
+
+class _ByRows(torch.autograd.Function):
+    """A loss in fp32, some rows at a time: no fp32 copy of all logits is ever made.
+
+    The forward saves the gradient of the sum over all tokens.
+    """
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, d_loss: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
+        (gradient_TV,) = ctx.saved_tensors
+        return gradient_TV * (d_loss / len(gradient_TV)).to(gradient_TV.dtype), None
+
+
+class _CrossEntropy(_ByRows):
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx, logits_TV: torch.Tensor, target_T: torch.Tensor
@@ -31,15 +51,25 @@ class _CrossEntropy(torch.autograd.Function):
             ones = torch.ones_like(target, dtype=log_p.dtype)
             gradient_TV[rows] = log_p.exp_().scatter_add_(1, target, -ones)
         ctx.save_for_backward(gradient_TV)
-        ctx.num_tokens = len(target_T)
         return total / len(target_T)
 
+
+class _Divergence(_ByRows):
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, d_loss: torch.Tensor
-    ) -> tuple[torch.Tensor, None]:
-        (gradient_TV,) = ctx.saved_tensors
-        return gradient_TV * (d_loss / ctx.num_tokens).to(gradient_TV.dtype), None
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, logits_TV: torch.Tensor, teacher_TV: torch.Tensor
+    ) -> torch.Tensor:
+        total = torch.zeros((), device=logits_TV.device)
+        gradient_TV = torch.empty_like(logits_TV)
+        for start in range(0, len(logits_TV), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            log_p = functional.log_softmax(logits_TV[rows].float(), dim=-1)
+            log_q = functional.log_softmax(teacher_TV[rows].float(), dim=-1)
+            q = log_q.exp()
+            total += (q * log_q.sub_(log_p)).sum()
+            gradient_TV[rows] = log_p.exp_().sub_(q)
+        ctx.save_for_backward(gradient_TV)
+        return total / len(logits_TV)
 
 
 def balance_loss(logits_TE: torch.Tensor, k: int) -> torch.Tensor:

@@ -41,6 +41,9 @@ class Elasticity(Strict):
     layer draws its k' anew in every step, or for every sequence of it. With `pool`, EMoE (arXiv
     2509.21892): every token draws its k' experts from its top k~, k~ ~ U[k', pool]. With both:
     pools grow in proportion to the drawn k', as pool : k.
+
+    With `distillation`, a batch runs twice: with the top k, learning from the text, then as drawn,
+    learning from what the first run predicted (in-place distillation, arXiv 1903.05134).
     """
 
     k: PositiveInt  # served as "full", and what the load is balanced over
@@ -50,6 +53,7 @@ class Elasticity(Strict):
     capacity_temperature: PositiveFloat | None = None
     pool: PositiveInt | None = None  # k_ideal
     share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the draws; the rest run the top k
+    distillation: NonNegativeFloat = 0.0  # weight of the second run's loss
     router_loss: NonNegativeFloat = 0.0  # lambda of the hierarchical router loss
 
     @model_validator(mode="after")
@@ -62,6 +66,8 @@ class Elasticity(Strict):
             raise ValueError("capacity_temperature needs a k_range to draw from")
         if self.draw_per == "sequence" and (self.pool or not self.k_range):
             raise ValueError("draw_per: sequence draws from a k_range and knows no pool")
+        if self.distillation and not (self.k_range or self.pool):
+            raise ValueError("distillation needs a k_range or a pool to draw from")
         return self
 
     @property

@@ -22,7 +22,12 @@ from runtime.checkpoint import best_dtype
 from training.corpus import Document
 from training.data import plain_chat, read_jsonl
 from training.experts import keep_freed_memory, use_fast_experts
-from training.losses import balance_loss, hierarchical_router_loss, next_token_loss
+from training.losses import (
+    balance_loss,
+    distillation_loss,
+    hierarchical_router_loss,
+    next_token_loss,
+)
 from training.models import build_model, load_start, wrap_lora
 from training.recipe import Recipe, Stage
 from training.routing import TrainingRouting
@@ -103,6 +108,28 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(recipe, step)
     ids_BS = draw_windows(ids, stage, np.random.default_rng((recipe.seed, step)))
+    if recipe.elasticity.distillation:
+        with routing.served_at(recipe.elasticity.k):
+            losses, teacher_BSV = _learn_from_text(recipe, model, routing, ids_BS)
+        losses |= _learn_from_itself(recipe, model, ids_BS, teacher_BSV)
+    else:
+        losses, _ = _learn_from_text(recipe, model, routing, ids_BS)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {
+        "step": step,
+        **losses,
+        "draws": [[astuple(draw) for draw in draws] for draws in routing.draws],
+        "grad_norm": norm.item(),
+        "tokens_per_s": stage.batch * stage.context / (time.perf_counter() - started_s),
+    }
+
+
+def _learn_from_text(
+    recipe: Recipe, model: torch.nn.Module, routing: TrainingRouting, ids_BS: torch.Tensor
+) -> tuple[dict[str, float], torch.Tensor]:
+    """Add the gradient of the next token's and the routers' losses; gives these and the logits."""
     with _mixed_precision():
         logits_BSV = model(ids_BS, use_cache=False).logits
     cross_entropy = next_token_loss(logits_BSV, ids_BS)
@@ -115,18 +142,19 @@ def train_step(
         + recipe.elasticity.router_loss * router
     )
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {
-        "step": step,
-        "loss": cross_entropy.item(),
-        "balance": balance.item(),
-        "router": router.item(),
-        "draws": [[astuple(draw) for draw in draws] for draws in routing.draws],
-        "grad_norm": norm.item(),
-        "tokens_per_s": stage.batch * stage.context / (time.perf_counter() - started_s),
-    }
+    losses = {"loss": cross_entropy, "balance": balance, "router": router}
+    return {name: each.item() for name, each in losses.items()}, logits_BSV.detach()
+
+
+def _learn_from_itself(
+    recipe: Recipe, model: torch.nn.Module, ids_BS: torch.Tensor, teacher_BSV: torch.Tensor
+) -> dict[str, float]:
+    """Add the gradient of the divergence from what the model predicted at its full k'."""
+    with _mixed_precision():
+        logits_BSV = model(ids_BS, use_cache=False).logits
+    divergence = distillation_loss(logits_BSV, teacher_BSV)
+    (recipe.elasticity.distillation * divergence).backward()
+    return {"distillation": divergence.item()}
 
 
 def draw_windows(ids: np.ndarray, stage: Stage, random: np.random.Generator) -> torch.Tensor:

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from training.losses import ROWS_AT_ONCE, balance_loss, hierarchical_router_loss, next_token_loss
+from training.losses import (
+    ROWS_AT_ONCE,
+    balance_loss,
+    distillation_loss,
+    hierarchical_router_loss,
+    next_token_loss,
+)
 
 
 def logits(seed: int, *shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -27,6 +33,31 @@ def test_the_next_token_loss_and_its_gradient_are_those_of_cross_entropy(window:
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     assert torch.allclose(ours_BSV.grad, theirs_BSV.grad, atol=1e-8)
     assert not ours_BSV.grad[:, -1].any()  # the last token has no next
+
+
+@pytest.mark.parametrize("window", [5, ROWS_AT_ONCE + 3])
+def test_the_distillation_loss_and_its_gradient_are_those_of_the_divergence(window: int) -> None:
+    ours_BSV, theirs_BSV = logits(1, 2, window, 11), logits(1, 2, window, 11)
+    teacher_BSV = logits(2, 2, window, 11)
+    ours = distillation_loss(ours_BSV, teacher_BSV)
+    theirs = functional.kl_div(
+        theirs_BSV.log_softmax(-1).flatten(0, 1),
+        teacher_BSV.detach().softmax(-1).flatten(0, 1),
+        reduction="batchmean",
+    )
+    (3 * ours).backward()
+    (3 * theirs).backward()
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert torch.allclose(ours_BSV.grad, theirs_BSV.grad, atol=1e-8)
+    assert teacher_BSV.grad is None
+
+
+def test_a_model_learns_nothing_from_its_equal() -> None:
+    student_BSV = logits(1, 2, 5, 11)
+    loss = distillation_loss(student_BSV, student_BSV.detach())
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-7)
+    assert torch.allclose(student_BSV.grad, torch.zeros(()), atol=1e-8)
 
 
 def test_a_router_without_opinion_has_no_router_loss() -> None:

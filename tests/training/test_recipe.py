@@ -81,6 +81,7 @@ def test_nothing_that_decides_the_weights_has_a_default(key: str) -> None:
         ({"k": 2, "capacity_temperature": 2}, "capacity_temperature needs a k_range"),
         ({"k": 2, "draw_per": "sequence"}, "draws from a k_range"),
         ({"k": 2, "k_range": [1, 4], "pool": 4, "draw_per": "sequence"}, "knows no pool"),
+        ({"k": 2, "distillation": 1}, "distillation needs a k_range or a pool"),
         ({"k": 2, "share": 0}, "greater than 0"),
         ({"k": 2, "share": 1.5}, "less than or equal to 1"),
         ({"k": 2, "router_loss": -1}, "greater than or equal to 0"),

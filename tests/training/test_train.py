@@ -110,6 +110,7 @@ class Run:
 
     def __init__(self, folder: Path, **changes: Any) -> None:  # noqa: ANN401
         self.run, self.out = folder / "run", folder / "out"
+        folder.mkdir(parents=True, exist_ok=True)
         data = folder / "books.jsonl"
         write_jsonl([*BOOKS, *HELD_OUT], data)
         self.recipe = recipe(data=data, **changes)
@@ -199,6 +200,23 @@ def test_every_step_leaves_a_line_with_what_every_layer_drew(finished: Run) -> N
     drawn = [draw for row in rows for [draw] in row["draws"]]
     assert all(1 <= k <= 4 and pool == 2 * k for k, pool in drawn)
     assert all(row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
+
+
+def test_with_distillation_the_text_is_learnt_at_full_k_and_the_draw_learns_from_that(
+    tmp_path: Path,
+) -> None:
+    one_step = [{"steps": 1, "batch": 4, "context": 16}]
+    plain = Run(tmp_path / "plain", stages=one_step, elasticity={"k": 2})
+    drawn = {"k": 2, "k_range": [1, 4], "draw_per": "sequence", "distillation": 1}
+    distilled = Run(tmp_path / "distilled", stages=one_step, elasticity=drawn)
+    plain.go()
+    distilled.go()
+    [expected], [row] = plain.metrics, distilled.metrics
+    assert row["loss"] == expected["loss"]
+    assert row["balance"] == expected["balance"]
+    assert row["distillation"] > 0
+    assert {k for draws in row["draws"] for k, _pool in draws} > {2}
+    assert row["grad_norm"] != expected["grad_norm"]
 
 
 def test_held_out_quality_is_measured_between_steps(finished: Run) -> None:
