@@ -29,7 +29,7 @@ from training.train import train
 
 RECIPES = Path("training/recipes/table")
 RUNS = Path("runs")
-METHODS = ("topk", "mmoe", "mmoe-capacity", "emoe", "emoe+mmoe")
+METHODS = ("topk", "mmoe", "emoe", "emoe+mmoe", "distilled")
 SPECIALISTS = {2: "topk-2", 4: "topk-4", 16: "topk-16"}  # each measured at its own k alone
 BASELINE, FULL_K = "topk", 8
 KS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24)
