@@ -26,6 +26,10 @@ SENTENCES = (
 )
 
 
+BOTH_PAPERS = {"k": 2, "k_range": [1, 4], "pool": 4, "router_loss": 0.001}
+DISTILLED = {"k": 2, "k_range": [1, 4], "draw_per": "sequence", "distillation": 1.0}
+
+
 @pytest.fixture(params=FAMILIES, ids=lambda build: build.__name__)
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A random checkpoint of one family with a tokenizer that has a chat template."""
@@ -54,7 +58,7 @@ def fine_tuned(start: Path, chats: Path, tmp_path: Path, **changes: Any) -> Path
         "seed": 3,
         "start": str(start),
         "data": chats,
-        "elasticity": {"k": 2, "k_range": [1, 4], "pool": 4, "router_loss": 0.001},
+        "elasticity": BOTH_PAPERS,
         "balance_coefficient": 0.01,
         "learning_rate": 0.01,
         "final_learning_rate": 0.01,
@@ -72,10 +76,15 @@ def losses(tmp_path: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 16}], ids=["full", "lora"])
+@pytest.mark.parametrize("elasticity", [BOTH_PAPERS, DISTILLED], ids=["papers", "distilled"])
 def test_fine_tuning_learns_and_ends_in_an_elastic_checkpoint(
-    start: Path, chats: Path, tmp_path: Path, lora: dict[str, float] | None
+    start: Path,
+    chats: Path,
+    tmp_path: Path,
+    elasticity: dict[str, Any],
+    lora: dict[str, float] | None,
 ) -> None:
-    out = fine_tuned(start, chats, tmp_path, lora=lora)
+    out = fine_tuned(start, chats, tmp_path, elasticity=elasticity, lora=lora)
     first, *_, last = losses(tmp_path)
     assert last < first - 0.1
     assert load_checkpoint(out).dial.plan == (2, 2)
