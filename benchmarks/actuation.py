@@ -25,7 +25,7 @@ from simulations.prompts import Prompts
 from simulations.results import Record
 from simulations.traces import Request
 
-CHECKPOINT = Path("checkpoints/prose-27m")
+CHECKPOINT = Path("checkpoints/prose-52m")
 PROMPT_TOKENS, OUTPUT_TOKENS = 512, 8  # near the means of the code trace at 2048 tokens of context
 SEED = 1
 

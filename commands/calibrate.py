@@ -29,8 +29,8 @@ def calibrate(
 ) -> None:
     """Measure step time and quality at each k', fit the cost model, write the profile.
 
-    Example: kprime calibrate --checkpoint checkpoints/prose-27m
-    --out checkpoints/prose-27m/profile.json
+    Example: kprime calibrate --checkpoint checkpoints/prose-52m
+    --out checkpoints/prose-52m/profile.json
     """
     import torch
 

@@ -25,7 +25,7 @@ from simulations.traces import read_trace
 if TYPE_CHECKING:
     from runtime.cluster import LocalCluster
 
-CHECKPOINT = Path("checkpoints/prose-27m")
+CHECKPOINT = Path("checkpoints/prose-52m")
 CONTEXT_TOKENS = 2048
 PEAK_SHARE = 0.6  # where the peak lies between capacity at full k' (0) and at the floor (1)
 CAPACITY_S, CAPACITY_CONCURRENCY = 15.0, 16

@@ -50,8 +50,8 @@ def evaluate(
 
     A choice: which of four stretches of a document follows a context from it?
 
-    Example: kprime evaluate --checkpoint checkpoints/prose-27m
-    --text checkpoints/prose-27m/test.txt --k 1,2,4,8
+    Example: kprime evaluate --checkpoint checkpoints/prose-52m
+    --text checkpoints/prose-52m/test.txt --k 1,2,4,8
     """
     from runtime.checkpoint import load_checkpoint
     from runtime.evaluate import cut_windows, read_documents

@@ -22,7 +22,7 @@ from simulations.results import Record, summarise, write_records
 from simulations.schedule import Requests, cut, fit_lengths, scale_rate
 from simulations.traces import Trace, read_trace
 
-CHECKPOINT = Path("checkpoints/prose-27m")
+CHECKPOINT = Path("checkpoints/prose-52m")
 LATENESS_SHARE = 0.05  # of the TTFT objective; sends later than that spoil the measurement
 
 

@@ -19,7 +19,7 @@ class AppArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    checkpoint: str = "checkpoints/prose-27m"
+    checkpoint: str = "checkpoints/prose-52m"
     profile: str | None = None  # default: profile.json in the checkpoint
     journal: str = "runs/journal.jsonl"
     cache_tokens: PositiveInt = 65536

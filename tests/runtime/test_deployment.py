@@ -30,7 +30,7 @@ def test_the_shipped_policy_is_the_one_served(config: dict[str, Any]) -> None:
 
 
 def test_the_shipped_checkpoint_is_the_one_served(config: dict[str, Any]) -> None:
-    assert config["applications"][0]["args"]["checkpoint"] == "checkpoints/prose-27m"
+    assert config["applications"][0]["args"]["checkpoint"] == "checkpoints/prose-52m"
 
 
 def test_it_listens_on_loopback_alone(config: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from tests.runtime.processes import free_port, ray_processes, replica_pids
 pytestmark = pytest.mark.ray
 
 BIN = Path(sys.executable).parent
-MODEL = "prose-27m"
+MODEL = "prose-52m"
 
 
 class Operator:

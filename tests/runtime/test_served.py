@@ -24,7 +24,7 @@ from tests.runtime.processes import free_port, ray_processes, replica_pids
 
 pytestmark = pytest.mark.ray
 
-CHECKPOINT = Path("checkpoints/prose-27m")
+CHECKPOINT = Path("checkpoints/prose-52m")
 POLICY = load_policy(Path("policies/interactive.yaml"))
 PROMPT = "It is a truth universally acknowledged, that a single man in possession of"
 

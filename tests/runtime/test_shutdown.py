@@ -42,7 +42,7 @@ def test_a_checkpoint_that_is_not_moe_ends_the_start_with_its_reason(tmp_path: P
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(checkpoint)
-    shipped = Path("checkpoints/prose-27m/tokenizer.json")
+    shipped = Path("checkpoints/prose-52m/tokenizer.json")
     PreTrainedTokenizerFast(tokenizer_file=str(shipped)).save_pretrained(checkpoint)
     command = [*KPRIME, "serve", "--checkpoint", str(checkpoint), "--port", str(free_port())]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
