@@ -19,13 +19,14 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from runtime.bootstrap import difference
+from runtime.bootstrap import Tally, difference
 from runtime.checkpoint import Checkpoint, load_checkpoint
-from runtime.evaluate import Quality, cut_windows, evaluate, read_documents
+from runtime.evaluate import Windows, cut_windows, evaluate, read_documents
 from training.experts import use_fast_experts
 
 KS = (1, 2, 4, 8, 12, 16, 24)
 RULES = {"trained rule": 0.0, "square-root blend": 0.5, "anchored at top k": 1.0}
+OTHERS = [rule for rule in RULES if rule != "trained rule"]
 WINDOW_TOKENS = 256
 
 
@@ -40,14 +41,28 @@ def main() -> None:
         use_fast_experts(checkpoint.model)
         text = (options.text or folder / "test.txt").read_text()
         windows = cut_windows(read_documents(checkpoint, text), WINDOW_TOKENS, options.windows)
-        table = Table("k'", *RULES, title=f"{folder}: NLL, nats/token")
-        for k in track(KS, str(folder)):
-            quality = {}
-            for rule, share in RULES.items():
-                with denominator(checkpoint, share):
-                    quality[rule] = evaluate(checkpoint, windows, [k] * len(checkpoint.dial.layers))
-            table.add_row(str(k), *_cells(quality))
-        Console().print(table)
+        full = evaluate(checkpoint, windows, checkpoint.dial.trained_plan).nll
+        nll = {k: _by_rule(checkpoint, windows, k) for k in track(KS, str(folder))}
+        title = f"{folder}: NLL, nats/token"
+        by_rule = Table(
+            "k'", "trained rule", *OTHERS, title=f"{title}; others less the trained rule"
+        )
+        over_full = Table("k'", *RULES, title=f"{title}, less {full.mean:.4f} at the trained k")
+        for k, by in nll.items():
+            trained = by["trained rule"]
+            changes = [_change(by[rule], trained) for rule in OTHERS]
+            by_rule.add_row(str(k), f"{trained.mean:.4f}", *changes)
+            over_full.add_row(str(k), *(_change(by[rule], full) for rule in RULES))
+        Console(width=120).print(by_rule, over_full)
+
+
+def _by_rule(checkpoint: Checkpoint, windows: Windows, k: int) -> dict[str, Tally]:
+    tallies = {}
+    for rule, share in RULES.items():
+        with denominator(checkpoint, share):
+            plan = [k] * len(checkpoint.dial.layers)
+            tallies[rule] = evaluate(checkpoint, windows, plan).nll
+    return tallies
 
 
 @contextmanager
@@ -90,13 +105,9 @@ def denominator(checkpoint: Checkpoint, share: float) -> Iterator[None]:
         yield
 
 
-def _cells(quality: dict[str, Quality]) -> Iterator[str]:
-    trained = quality["trained rule"].nll
-    yield f"{trained.mean:.4f}"
-    for rule, measured in quality.items():
-        if rule != "trained rule":
-            mean, low, high = difference(measured.nll, trained)
-            yield f"{mean:+.4f} ({low:+.4f} .. {high:+.4f})"
+def _change(tally: Tally, reference: Tally) -> str:
+    mean, low, high = difference(tally, reference)
+    return f"{mean:+.4f} ({low:+.4f} .. {high:+.4f})"
 
 
 if __name__ == "__main__":
