@@ -4,6 +4,7 @@ Shapes: B, S batch and window, T tokens, V vocabulary, E experts.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional
@@ -14,62 +15,62 @@ ROWS_AT_ONCE = 512
 def next_token_loss(logits_BSV: torch.Tensor, ids_BS: torch.Tensor) -> torch.Tensor:
     """Mean nats of every token but the first of its window."""
     logits_TV = logits_BSV[:, :-1].flatten(0, 1)
-    return _CrossEntropy.apply(logits_TV, ids_BS[:, 1:].flatten())
+    return _MeanByRows.apply(logits_TV, ids_BS[:, 1:].flatten(), _cross_entropy)
 
 
 def distillation_loss(logits_BSV: torch.Tensor, teacher_BSV: torch.Tensor) -> torch.Tensor:
     """Mean KL(teacher || model) in nats over all tokens; no gradient reaches the teacher."""
-    return _Divergence.apply(logits_BSV.flatten(0, 1), teacher_BSV.flatten(0, 1))
+    return _MeanByRows.apply(logits_BSV.flatten(0, 1), teacher_BSV.flatten(0, 1), _divergence)
 
 
-class _ByRows(torch.autograd.Function):
+class _MeanByRows(torch.autograd.Function):
     """A loss in fp32, some rows at a time: no fp32 copy of all logits is ever made.
 
-    The forward saves the gradient of the sum over all tokens.
+    `loss_of` takes log probabilities, which it may overwrite, and the rows' targets; it gives the
+    sum of their losses and its gradient with respect to the logits.
     """
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, d_loss: torch.Tensor
-    ) -> tuple[torch.Tensor, None]:
-        (gradient_TV,) = ctx.saved_tensors
-        return gradient_TV * (d_loss / len(gradient_TV)).to(gradient_TV.dtype), None
-
-
-class _CrossEntropy(_ByRows):
-    @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, logits_TV: torch.Tensor, target_T: torch.Tensor
-    ) -> torch.Tensor:
-        total = torch.zeros((), device=logits_TV.device)
-        gradient_TV = torch.empty_like(logits_TV)
-        for start in range(0, len(target_T), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
-            log_p = functional.log_softmax(logits_TV[rows].float(), dim=-1)
-            target = target_T[rows, None]
-            total -= log_p.gather(1, target).sum()
-            ones = torch.ones_like(target, dtype=log_p.dtype)
-            gradient_TV[rows] = log_p.exp_().scatter_add_(1, target, -ones)
-        ctx.save_for_backward(gradient_TV)
-        return total / len(target_T)
-
-
-class _Divergence(_ByRows):
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, logits_TV: torch.Tensor, teacher_TV: torch.Tensor
+        ctx: torch.autograd.function.FunctionCtx,
+        logits_TV: torch.Tensor,
+        target: torch.Tensor,
+        loss_of: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     ) -> torch.Tensor:
         total = torch.zeros((), device=logits_TV.device)
         gradient_TV = torch.empty_like(logits_TV)
         for start in range(0, len(logits_TV), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             log_p = functional.log_softmax(logits_TV[rows].float(), dim=-1)
-            log_q = functional.log_softmax(teacher_TV[rows].float(), dim=-1)
-            q = log_q.exp()
-            total += (q * log_q.sub_(log_p)).sum()
-            gradient_TV[rows] = log_p.exp_().sub_(q)
+            loss, gradient_TV[rows] = loss_of(log_p, target[rows])
+            total += loss
         ctx.save_for_backward(gradient_TV)
         return total / len(logits_TV)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, d_loss: torch.Tensor
+    ) -> tuple[torch.Tensor, None, None]:
+        (gradient_TV,) = ctx.saved_tensors
+        return gradient_TV * (d_loss / len(gradient_TV)).to(gradient_TV.dtype), None, None
+
+
+def _cross_entropy(
+    log_p_TV: torch.Tensor, target_T: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    target_T1 = target_T[:, None]
+    loss = -log_p_TV.gather(1, target_T1).sum()
+    ones = torch.ones_like(target_T1, dtype=log_p_TV.dtype)
+    return loss, log_p_TV.exp_().scatter_add_(1, target_T1, -ones)
+
+
+def _divergence(
+    log_p_TV: torch.Tensor, teacher_TV: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    log_q_TV = functional.log_softmax(teacher_TV.float(), dim=-1)
+    q_TV = log_q_TV.exp()
+    loss = (q_TV * log_q_TV.sub_(log_p_TV)).sum()
+    return loss, log_p_TV.exp_().sub_(q_TV)
 
 
 def balance_loss(logits_TE: torch.Tensor, k: int) -> torch.Tensor:
