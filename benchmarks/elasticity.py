@@ -20,9 +20,9 @@ from matplotlib import pyplot as plt
 from rich.progress import track
 
 from runtime.bootstrap import Tally, difference
-from runtime.checkpoint import load_checkpoint
-from runtime.choices import choose, make_items
-from runtime.evaluate import cut_windows, evaluate, read_documents
+from runtime.checkpoint import Checkpoint, load_checkpoint
+from runtime.choices import Item, choose, make_items
+from runtime.evaluate import Windows, cut_windows, evaluate, read_documents
 from training.experts import use_fast_experts
 from training.recipe import load_recipe
 from training.train import train
@@ -55,8 +55,8 @@ def main() -> None:
         _train("base", seed)
         for name in names:
             _train(name, seed)
-            _measure(name, seed, options.split)
-    runs = {name: [_measure(name, seed, options.split) for seed in seeds] for name in names}
+            _measure_run(name, seed, options.split)
+    runs = {name: [_measure_run(name, seed, options.split) for seed in seeds] for name in names}
     results = {name: pool(tallies) for name, tallies in runs.items()}
     print(measure_table(results, "nll", KS, lower_is_better=True))  # noqa: T201
     print(measure_table(results, "choice", CHOICE_KS))  # noqa: T201
@@ -94,9 +94,9 @@ def measure_table(
         tally, baseline = results[name][k][measure], results[BASELINE][k][measure]
         if name == BASELINE:
             return f"{tally.mean:.4f}"
-        mean, low, high = difference(tally, baseline)
-        text = f"{mean:+.4f} ({low:+.4f} .. {high:+.4f})"
-        return f"**{text}**" if (high < 0 if lower_is_better else low > 0) else text
+        change = difference(tally, baseline)
+        better = change.high < 0 if lower_is_better else change.low > 0
+        return f"**{change:+.4f}**" if better else f"{change:+.4f}"
 
     methods = [name for name in METHODS if name in results]
     lines = [f"| {measure}, k' | " + " | ".join([*methods, "specialist"]) + " |"]
@@ -121,6 +121,20 @@ def dial_table(runs: dict[str, list[Tallies]]) -> str:
             cells.append(f"{np.mean(changes):+.2f} ({min(changes):+.2f} .. {max(changes):+.2f})")
         lines.append(f"| {k} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def measure(
+    checkpoint: Checkpoint, windows: Windows, items: Sequence[Item], ks: Sequence[int], label: str
+) -> Tallies:
+    """All measures at every k', behind a progress bar; the choice task where there are items."""
+    tallies: Tallies = {}
+    for k in track(ks, label):
+        plan = [k] * len(checkpoint.dial.layers)
+        quality = evaluate(checkpoint, windows, plan)
+        tallies[k] = {"nll": quality.nll, "accuracy": quality.accuracy}
+        if items and k in CHOICE_KS:
+            tallies[k]["choice"] = choose(checkpoint, items, plan)
+    return tallies
 
 
 def as_json(runs: dict[str, list[Tallies]]) -> dict[str, object]:
@@ -174,7 +188,7 @@ def _train(name: str, seed: int) -> None:
         train(recipe, run, run / "checkpoint")
 
 
-def _measure(name: str, seed: int, split: str) -> Tallies:
+def _measure_run(name: str, seed: int, split: str) -> Tallies:
     """All measures at every k', from the file of an earlier call if there is one."""
     run = RUNS / f"table-{name}-{seed}"
     ks = [k for k, specialist in SPECIALISTS.items() if specialist == name] or KS
@@ -185,24 +199,19 @@ def _measure(name: str, seed: int, split: str) -> Tallies:
         documents = read_documents(checkpoint, (run / "checkpoint" / f"{split}.txt").read_text())
         windows = cut_windows(documents, WINDOW_TOKENS, NUM_WINDOWS)
         items = make_items(documents, NUM_CHOICES)
-        arrays: dict[str, np.ndarray] = {}
-        for k in track(ks, f"{run.name}: {split}"):
-            plan = [k] * len(checkpoint.dial.layers)
-            quality = evaluate(checkpoint, windows, plan)
-            tallies = {"nll": quality.nll, "accuracy": quality.accuracy}
-            if k in CHOICE_KS:
-                tallies["choice"] = choose(checkpoint, items, plan)
-            for measure, tally in tallies.items():
-                arrays[f"{k}/{measure}"] = np.stack(
-                    [tally.sums_P, tally.counts_P, tally.documents_P]
-                )
+        measured = measure(checkpoint, windows, items, ks, f"{run.name}: {split}")
+        arrays = {
+            f"{k}/{name}": np.stack([tally.sums_P, tally.counts_P, tally.documents_P])
+            for k, tallies in measured.items()
+            for name, tally in tallies.items()
+        }
         np.savez_compressed(file, **arrays)
-    measured: Tallies = {k: {} for k in ks}
+    kept: Tallies = {k: {} for k in ks}
     with np.load(file) as arrays:
-        for name in arrays:
-            k, measure = name.split("/")
-            measured[int(k)][measure] = Tally(*arrays[name])
-    return measured
+        for key in arrays:
+            k, name = key.split("/")
+            kept[int(k)][name] = Tally(*arrays[key])
+    return kept
 
 
 if __name__ == "__main__":

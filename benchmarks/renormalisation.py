@@ -50,9 +50,9 @@ def main() -> None:
         over_full = Table("k'", *RULES, title=f"{title}, less {full.mean:.4f} at the trained k")
         for k, by in nll.items():
             trained = by["trained rule"]
-            changes = [_change(by[rule], trained) for rule in OTHERS]
+            changes = [f"{difference(by[rule], trained):+.4f}" for rule in OTHERS]
             by_rule.add_row(str(k), f"{trained.mean:.4f}", *changes)
-            over_full.add_row(str(k), *(_change(by[rule], full) for rule in RULES))
+            over_full.add_row(str(k), *(f"{difference(by[rule], full):+.4f}" for rule in RULES))
         Console(width=120).print(by_rule, over_full)
 
 
@@ -103,11 +103,6 @@ def denominator(checkpoint: Checkpoint, share: float) -> Iterator[None]:
             ):
                 hooks.callback(handle.remove)
         yield
-
-
-def _change(tally: Tally, reference: Tally) -> str:
-    mean, low, high = difference(tally, reference)
-    return f"{mean:+.4f} ({low:+.4f} .. {high:+.4f})"
 
 
 if __name__ == "__main__":

@@ -9,20 +9,18 @@ loss of each over its own at the trained k, and the difference between the two.
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from benchmarks.elasticity import CHOICE_KS, KS
-from runtime.bootstrap import Estimate, Tally, difference
+from benchmarks.elasticity import KS, Tallies, measure
+from runtime.bootstrap import Estimate, difference
 from runtime.checkpoint import load_checkpoint
-from runtime.choices import choose, make_items
-from runtime.evaluate import cut_windows, evaluate, read_documents
+from runtime.choices import make_items
+from runtime.evaluate import cut_windows, read_documents
 from training.experts import use_fast_experts
 
 
@@ -51,39 +49,24 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    size = (options.window, options.windows, options.choices)
     text = options.text.read_text()
-    ours, twins = (measure(each, text, *size) for each in (options.checkpoint, options.twin))
-    trained_k = load_checkpoint(options.checkpoint).dial.trained_plan[0]
-    rows = compare(ours, twins, trained_k)
+    measured = []
+    for folder in (options.checkpoint, options.twin):
+        checkpoint = load_checkpoint(folder)
+        use_fast_experts(checkpoint.model)
+        documents = read_documents(checkpoint, text)
+        windows = cut_windows(documents, options.window, options.windows)
+        items = make_items(documents, options.choices) if options.choices else []
+        measured.append(measure(checkpoint, windows, items, KS, str(folder)))
+    rows = compare(*measured, trained_k=checkpoint.dial.trained_plan[0])
     _show(rows)
     if options.json:
         figures = {k: vars(row) for k, row in rows.items()}
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def measure(
-    folder: Path, text: str, window: int, num_windows: int, num_choices: int, ks: Sequence[int] = KS
-) -> dict[int, dict[str, Tally]]:
-    """NLL by k', and at some k' the choice task if `num_choices` is not 0."""
-    checkpoint = load_checkpoint(folder)
-    use_fast_experts(checkpoint.model)
-    documents = read_documents(checkpoint, text)
-    windows = cut_windows(documents, window, num_windows)
-    items = make_items(documents, num_choices) if num_choices else []
-    tallies: dict[int, dict[str, Tally]] = {}
-    for k in track(ks, str(folder)):
-        plan = [k] * len(checkpoint.dial.layers)
-        tallies[k] = {"nll": evaluate(checkpoint, windows, plan).nll}
-        if items and k in CHOICE_KS:
-            tallies[k]["choice"] = choose(checkpoint, items, plan)
-    return tallies
-
-
-def compare(
-    ours: dict[int, dict[str, Tally]], twins: dict[int, dict[str, Tally]], trained_k: int
-) -> dict[int, Row]:
-    def own(tallies: dict[int, dict[str, Tally]], k: int) -> Estimate:
+def compare(ours: Tallies, twins: Tallies, trained_k: int) -> dict[int, Row]:
+    def own(tallies: Tallies, k: int) -> Estimate:
         full = tallies[trained_k]["nll"]
         return Estimate(*(100 * e / full.mean for e in difference(tallies[k]["nll"], full)))
 
@@ -115,17 +98,12 @@ def _show(rows: dict[int, Row]) -> None:
         table.add_row(
             str(k),
             f"{row.nll.mean:.4f}",
-            _cell(row.own, "+.2f"),
-            _cell(row.twins_own, "+.2f"),
-            _cell(row.nll_difference, "+.4f"),
-            _cell(row.choice_difference, "+.3f") if row.choice_difference else "",
+            f"{row.own:+.2f}",
+            f"{row.twins_own:+.2f}",
+            f"{row.nll_difference:+.4f}",
+            f"{row.choice_difference:+.3f}" if row.choice_difference else "",
         )
     Console(width=140).print(table)
-
-
-def _cell(estimate: Estimate, style: str) -> str:
-    mean, low, high = (format(each, style) for each in estimate)
-    return f"{mean} ({low} .. {high})"
 
 
 if __name__ == "__main__":

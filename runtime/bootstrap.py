@@ -24,6 +24,11 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """All three in the format of one number: `mean (low .. high)`."""
+        mean, low, high = (format(each, spec) for each in self)
+        return f"{mean} ({low} .. {high})"
+
 
 @dataclass(frozen=True)
 class Tally:

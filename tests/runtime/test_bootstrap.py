@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.bootstrap import Tally, difference
+from runtime.bootstrap import Estimate, Tally, difference
 
 
 def tally(
@@ -109,3 +109,7 @@ def test_an_interval_holds_its_mean_and_stays_inside_what_was_measured(
 def test_the_difference_to_itself_is_nothing(parts: list[tuple[float, int, int]]) -> None:
     counted = tally(*map(list, zip(*parts, strict=True)))
     assert difference(counted, counted) == (0.0, 0.0, 0.0)
+
+
+def test_an_estimate_is_written_with_its_interval_in_the_format_of_one_number() -> None:
+    assert f"{Estimate(0.5, -0.25, 1.0):+.2f}" == "+0.50 (-0.25 .. +1.00)"
