@@ -34,15 +34,16 @@ SPECIALISTS = {2: "topk-2", 4: "topk-4", 16: "topk-16"}  # each measured at its 
 BASELINE, FULL_K = "topk", 8
 KS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24)
 CHOICE_KS = (1, 2, 4, 8, 16, 24)  # the task is dear
-WINDOW_TOKENS, NUM_WINDOWS, NUM_CHOICES = 256, 300, 400
+WINDOW_TOKENS, NUM_WINDOWS, NUM_CHOICES = 256, 300, 250
 
 Tallies = dict[int, dict[str, Tally]]  # by k', by measure: nll, accuracy, at some k' choice
+Runs = dict[str, list[Tallies]]  # by row of the table, one for every seed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--only", help="recipes, comma-separated; all if not given")
+    parser.add_argument("--only", help=f"recipes besides {BASELINE}; all if not given")
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--plot", type=Path)
@@ -51,65 +52,89 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     names = options.only.split(",") if options.only else [*METHODS, *SPECIALISTS.values()]
+    if BASELINE not in names:
+        names.insert(0, BASELINE)
     for seed in seeds:
         _train("base", seed)
         for name in names:
             _train(name, seed)
             _measure_run(name, seed, options.split)
     runs = {name: [_measure_run(name, seed, options.split) for seed in seeds] for name in names}
-    results = {name: pool(tallies) for name, tallies in runs.items()}
-    print(measure_table(results, "nll", KS, lower_is_better=True))  # noqa: T201
-    print(measure_table(results, "choice", CHOICE_KS))  # noqa: T201
+    print(measure_table(runs, "nll", KS, lower_is_better=True))  # noqa: T201
+    print(measure_table(runs, "choice", CHOICE_KS))  # noqa: T201
     print(dial_table(runs))  # noqa: T201
+    print(specialist_table(runs))  # noqa: T201
     if options.plot:
-        plot(results, options.plot)
+        plot({name: pool(tallies) for name, tallies in runs.items()}, options.plot)
     if options.json:
         options.json.write_text(json.dumps(as_json(runs), indent=1) + "\n")
 
 
 def pool(runs: Sequence[Tallies]) -> Tallies:
-    """The runs of all seeds as one: what they counted on the same parts, added up."""
+    """The runs of all seeds as one."""
     return {
-        k: {
-            measure: Tally(
-                sum(run[k][measure].sums_P for run in runs),
-                sum(run[k][measure].counts_P for run in runs),
-                runs[0][k][measure].documents_P,
-            )
-            for measure in runs[0][k]
-        }
+        k: {measure: _add_up([run[k][measure] for run in runs]) for measure in runs[0][k]}
         for k in runs[0]
     }
 
 
+def _add_up(tallies: Sequence[Tally]) -> Tally:
+    """What several counted on the same parts, as one."""
+    return Tally(
+        sum(tally.sums_P for tally in tallies),
+        sum(tally.counts_P for tally in tallies),
+        tallies[0].documents_P,
+    )
+
+
 def measure_table(
-    results: dict[str, Tallies], measure: str, ks: Sequence[int], *, lower_is_better: bool = False
+    runs: Runs, measure: str, ks: Sequence[int], *, lower_is_better: bool = False
 ) -> str:
-    """A measure of the baseline, and each other row's difference to it with its paired interval.
-
-    Bold where the row is better.
-    """
-
-    def cell(name: str, k: int) -> str:
-        tally, baseline = results[name][k][measure], results[BASELINE][k][measure]
-        if name == BASELINE:
-            return f"{tally.mean:.4f}"
-        change = difference(tally, baseline)
-        better = change.high < 0 if lower_is_better else change.low > 0
-        return f"**{change:+.4f}**" if better else f"{change:+.4f}"
-
-    methods = [name for name in METHODS if name in results]
-    lines = [f"| {measure}, k' | " + " | ".join([*methods, "specialist"]) + " |"]
-    lines.append("|---" * (len(methods) + 2) + "|")
+    """A measure of the baseline, and each other row's difference to it with its paired interval."""
+    methods = [name for name in METHODS if name in runs]
+    lines = [f"| {measure}, k' | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
     for k in ks:
-        specialist = SPECIALISTS.get(k)
-        cells = [cell(name, k) for name in methods]
-        cells.append(cell(specialist, k) if specialist in results else "")
+        baseline = [run[k][measure] for run in runs[BASELINE]]
+        cells = []
+        for name in methods:
+            ours = [run[k][measure] for run in runs[name]]
+            if name == BASELINE:
+                cells.append(f"{_add_up(ours).mean:.4f}")
+            else:
+                cells.append(_difference(ours, baseline, lower_is_better=lower_is_better))
         lines.append(f"| {k} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def dial_table(runs: dict[str, list[Tallies]]) -> str:
+def specialist_table(runs: Runs) -> str:
+    """Every method's NLL less that of the model trained at that one k', with paired intervals."""
+    methods = [name for name in METHODS if name in runs]
+    lines = [
+        "| nll less the specialist's, k' | its own | " + " | ".join(methods) + " |",
+        "|---" * (len(methods) + 2) + "|",
+    ]
+    for k, specialist in SPECIALISTS.items():
+        if specialist not in runs:
+            continue
+        its = [run[k]["nll"] for run in runs[specialist]]
+        cells = [f"{_add_up(its).mean:.4f}"]
+        for name in methods:
+            ours = [run[k]["nll"] for run in runs[name]]
+            cells.append(_difference(ours, its, lower_is_better=True))
+        lines.append(f"| {k} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(ours: Sequence[Tally], theirs: Sequence[Tally], *, lower_is_better: bool) -> str:
+    """Bold where ours is better with every seed, and of all together significantly."""
+    change = difference(_add_up(ours), _add_up(theirs))
+    by_seed = [our.mean - their.mean for our, their in zip(ours, theirs, strict=True)]
+    sign = -1 if lower_is_better else 1
+    better = all(sign * each > 0 for each in (change.low, change.high, *by_seed))
+    return f"**{change:+.4f}**" if better else f"{change:+.4f}"
+
+
+def dial_table(runs: Runs) -> str:
     """NLL over the method's own at full k', in percent: the mean of the seeds and their range."""
     methods = [name for name in METHODS if name in runs]
     lines = [f"| nll over that at {FULL_K}, %, k' | " + " | ".join(methods) + " |"]
@@ -137,7 +162,7 @@ def measure(
     return tallies
 
 
-def as_json(runs: dict[str, list[Tallies]]) -> dict[str, object]:
+def as_json(runs: Runs) -> dict[str, object]:
     """By row, k' and measure: the mean with its interval over documents, and every seed's mean."""
     return {
         name: {

@@ -21,6 +21,7 @@ from torch import nn
 
 from runtime.bootstrap import Tally, difference
 from runtime.checkpoint import Checkpoint, load_checkpoint
+from runtime.denominator import AboveK
 from runtime.evaluate import Windows, cut_windows, evaluate, read_documents
 from training.experts import use_fast_experts
 
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=200)
     options = parser.parse_args()
     for folder in options.checkpoint:
-        checkpoint = load_checkpoint(folder)
+        checkpoint = load_checkpoint(folder, AboveK.RENORMALISED)
         use_fast_experts(checkpoint.model)
         text = (options.text or folder / "test.txt").read_text()
         windows = cut_windows(read_documents(checkpoint, text), WINDOW_TOKENS, options.windows)

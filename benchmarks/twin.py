@@ -1,7 +1,8 @@
 """Two checkpoints of one tokenizer on the same held-out windows at every k', paired.
 
 What elastic training costs or gains against a twin with equal training but a fixed k: per k', the
-loss of each over its own at the trained k, and the difference between the two.
+loss of each over its own at the trained k, and the difference between the two. Above the trained k
+both renormalise, as when they trained.
 
     python -m benchmarks.twin --checkpoint D --twin E --text F [--window 512] [--windows 400]
         [--choices 400] [--threads 2] [--json F]
@@ -20,6 +21,7 @@ from benchmarks.elasticity import KS, Tallies, measure
 from runtime.bootstrap import Estimate, difference
 from runtime.checkpoint import load_checkpoint
 from runtime.choices import make_items
+from runtime.denominator import AboveK
 from runtime.evaluate import cut_windows, read_documents
 from training.experts import use_fast_experts
 
@@ -52,7 +54,7 @@ def main() -> None:
     text = options.text.read_text()
     measured = []
     for folder in (options.checkpoint, options.twin):
-        checkpoint = load_checkpoint(folder)
+        checkpoint = load_checkpoint(folder, AboveK.RENORMALISED)
         use_fast_experts(checkpoint.model)
         documents = read_documents(checkpoint, text)
         windows = cut_windows(documents, options.window, options.windows)

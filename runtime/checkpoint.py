@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 import policies
 from controller.config import PolicyError, Problem, SloPolicy, parse_policy
 from controller.profiles import Profile, ProfileError, load_profile
+from runtime.denominator import AboveK, anchor, rule_of
 from runtime.elastic import ExpertDial, NotElasticError
 
 NUM_PROOF_TOKENS = 16
@@ -55,13 +56,15 @@ def check_checkpoint(folder: Path) -> None:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
             ExpertDial(AutoModelForCausalLM.from_config(config))
+        rule_of(config)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
+def load_checkpoint(folder: Path, above_k: AboveK | None = None) -> Checkpoint:
     """Load, move to the best device and dtype, and prove that k' takes effect.
 
+    `above_k` goes before what the checkpoint says of the rule above its trained k.
     Raises CheckpointError for a folder without a checkpoint or a model without a working dial.
     """
     check_checkpoint(folder)
@@ -81,6 +84,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     model = model.to(best_device()).eval()
     try:
         dial = ExpertDial(model)
+        if (above_k or rule_of(model.config)) is AboveK.ANCHORED:
+            anchor(dial)
         dial.prove(torch.arange(NUM_PROOF_TOKENS, device=model.device)[None])
     except NotElasticError as error:
         raise CheckpointError(f"{folder}: {error}") from error

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from runtime.denominator import renormalises
 from runtime.elastic import ExpertDial, MoeLayer
 from training.recipe import Elasticity
 
@@ -167,18 +168,3 @@ class TrainingRouting:
             return (hidden_TD, *sampled, *rest)
 
         return hook
-
-
-@torch.inference_mode()
-def renormalises(layer: MoeLayer, num_tokens: int = 8) -> bool:
-    """Whether the router's weights add up to the same whatever its top_k: asked, not looked up."""
-    width = layer.router.weight.shape[-1]
-    generator = torch.Generator().manual_seed(0)
-    hidden_TD = torch.randn(num_tokens, width, generator=generator).to(layer.router.weight)
-    sums, trained_k = [], layer.router.top_k
-    for k in (1, layer.num_experts):
-        layer.router.top_k = k
-        _logits, weight_TK, _index = layer.router(hidden_TD)
-        sums.append(weight_TK.float().sum(-1))
-    layer.router.top_k = trained_k
-    return torch.allclose(sums[0], sums[1], rtol=1e-2)

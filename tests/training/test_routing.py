@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from runtime.elastic import ExpertDial
-from tests.training.families import FAMILIES, mixtral, olmoe, qwen
+from tests.training.families import FAMILIES, olmoe, qwen
 from training.recipe import Elasticity
 from training.routing import (
     Draw,
@@ -19,7 +18,6 @@ from training.routing import (
     co_activate,
     draw_layer,
     keep_best,
-    renormalises,
 )
 
 IDS_BS = torch.arange(40).view(2, 20) % 64
@@ -152,18 +150,6 @@ def test_every_token_keeps_its_own_k_best_and_loses_the_rest(ks: list[int], shuf
         kept_K = index_K < 7
         assert set(index_K[kept_K].tolist()) == set(range(k))  # expert e has rank e
         assert not weight_K[~kept_K].any()
-
-
-@pytest.mark.parametrize("build", FAMILIES)
-def test_the_rule_of_renormalisation_is_found_by_asking_the_router(build) -> None:  # noqa: ANN001
-    expected = {qwen: True, olmoe: False, mixtral: True}[build]
-    dial = ExpertDial(build())
-    assert [renormalises(layer) for layer in dial.layers] == [expected, expected]
-    assert dial.plan == (2, 2)
-
-
-def test_a_flag_of_the_checkpoint_decides_where_the_family_has_one() -> None:
-    assert not renormalises(ExpertDial(qwen(norm_topk_prob=False)).layers[0])
 
 
 def ran(model: PreTrainedModel, routing: TrainingRouting) -> list[tuple[torch.Tensor, ...]]:
