@@ -191,9 +191,9 @@ def plot(results: dict[str, Tallies], file: Path) -> None:
         own.plot(KS, mean, marker=".", label=name)
         own.fill_between(KS, low, high, alpha=0.15)
         absolute.plot(KS, [results[name][k]["nll"].mean for k in KS], marker=".", label=name)
-    for k, name in SPECIALISTS.items():
-        if name in results:
-            absolute.plot(k, results[name][k]["nll"].mean, "k*", label=f"specialist k = {k}")
+    measured = {k: results[name] for k, name in SPECIALISTS.items() if name in results}
+    nll = [tallies[k]["nll"].mean for k, tallies in measured.items()]
+    absolute.plot([*measured], nll, "k*", label="specialists, at their own k")
     own.set_ylabel("NLL over that at k' = 8, %")
     absolute.set_ylabel("NLL, nats/token")
     for axes in (own, absolute):
