@@ -43,7 +43,9 @@ Runs = dict[str, list[Tallies]]  # by row of the table, one for every seed
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--only", help=f"recipes besides {BASELINE}; all if not given")
+    parser.add_argument(
+        "--only", help=f"recipes, comma-separated, besides {BASELINE}; all if not given"
+    )
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--plot", type=Path)

@@ -64,7 +64,7 @@ def check_checkpoint(folder: Path) -> None:
 def load_checkpoint(folder: Path, above_k: AboveK | None = None) -> Checkpoint:
     """Load, move to the best device and dtype, and prove that k' takes effect.
 
-    `above_k` goes before what the checkpoint says of the rule above its trained k.
+    `above_k` overrides the rule above the trained k that the checkpoint names.
     Raises CheckpointError for a folder without a checkpoint or a model without a working dial.
     """
     check_checkpoint(folder)

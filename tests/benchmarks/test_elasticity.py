@@ -41,6 +41,9 @@ def test_a_row_is_paired_with_the_baseline_and_bold_where_it_is_better() -> None
     assert len(rows) == len(KS)
     of_choices = measure_table(runs, "choice", (1, 4)).splitlines()[2:]
     assert of_choices[0] == "| 1 | 3.4500 | -0.1000 (-0.1000 .. -0.1000) |"
+    more_solved = {"topk": [tallies(3.0)], "mmoe": [tallies(3.1)]}
+    of_choices = measure_table(more_solved, "choice", (1, 4)).splitlines()[2:]
+    assert of_choices[1].endswith("| **+0.1000 (+0.1000 .. +0.1000)** |")
 
 
 def test_a_row_that_is_better_with_some_seeds_only_is_not_bold() -> None:
