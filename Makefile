@@ -12,7 +12,7 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## make .venv with the versions that were tested together
 
-$(STAMP): Makefile pyproject.toml constraints.txt
+$(STAMP): Makefile pyproject.toml constraints.txt $(wildcard runtime/native/*.cpp runtime/native/*.h)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,train]'
 	touch $@

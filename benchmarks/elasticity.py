@@ -23,7 +23,6 @@ from runtime.bootstrap import Tally, difference
 from runtime.checkpoint import Checkpoint, load_checkpoint
 from runtime.choices import Item, choose, make_items
 from runtime.evaluate import Windows, cut_windows, evaluate, read_documents
-from training.experts import use_fast_experts
 from training.recipe import load_recipe
 from training.train import train
 
@@ -222,7 +221,6 @@ def _measure_run(name: str, seed: int, split: str) -> Tallies:
     file = run / f"{split}.npz"
     if not file.exists():
         checkpoint = load_checkpoint(run / "checkpoint")
-        use_fast_experts(checkpoint.model)
         documents = read_documents(checkpoint, (run / "checkpoint" / f"{split}.txt").read_text())
         windows = cut_windows(documents, WINDOW_TOKENS, NUM_WINDOWS)
         items = make_items(documents, NUM_CHOICES)

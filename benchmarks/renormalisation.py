@@ -23,7 +23,6 @@ from runtime.bootstrap import Tally, difference
 from runtime.checkpoint import Checkpoint, load_checkpoint
 from runtime.denominator import AboveK
 from runtime.evaluate import Windows, cut_windows, evaluate, read_documents
-from training.experts import use_fast_experts
 
 KS = (1, 2, 4, 8, 12, 16, 24)
 RULES = {"trained rule": 0.0, "square-root blend": 0.5, "anchored at top k": 1.0}
@@ -39,7 +38,6 @@ def main() -> None:
     options = parser.parse_args()
     for folder in options.checkpoint:
         checkpoint = load_checkpoint(folder, AboveK.RENORMALISED)
-        use_fast_experts(checkpoint.model)
         text = (options.text or folder / "test.txt").read_text()
         windows = cut_windows(read_documents(checkpoint, text), WINDOW_TOKENS, options.windows)
         full = evaluate(checkpoint, windows, checkpoint.dial.trained_plan).nll

@@ -23,7 +23,6 @@ from runtime.checkpoint import load_checkpoint
 from runtime.choices import make_items
 from runtime.denominator import AboveK
 from runtime.evaluate import cut_windows, read_documents
-from training.experts import use_fast_experts
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ def main() -> None:
     measured = []
     for folder in (options.checkpoint, options.twin):
         checkpoint = load_checkpoint(folder, AboveK.RENORMALISED)
-        use_fast_experts(checkpoint.model)
         documents = read_documents(checkpoint, text)
         windows = cut_windows(documents, options.window, options.windows)
         items = make_items(documents, options.choices) if options.choices else []

@@ -6,6 +6,7 @@ from commands.calibrate import calibrate
 from commands.check import check
 from commands.demo import demo
 from commands.evaluate import evaluate
+from commands.inspection import inspect
 from commands.load import load
 from commands.serve import serve
 from commands.train import train
@@ -17,5 +18,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, serve, check, load, evaluate, calibrate, train):
+for command in (demo, serve, check, inspect, load, evaluate, calibrate, train):
     app.command()(command)

@@ -2,12 +2,17 @@
 
 Continuous batching packs the tokens of many requests into one row. transformers' SDPA path then
 multiplies every query with every key of the whole batch and masks nearly all of it away; here each
-request's queries meet only its own keys. Set after the manager is built (which only accepts names
-it knows) and before it starts (when it decides whether to build masks).
+request's queries meet only its own keys. Requests that decode go to the compiled kernel, which
+reads their keys where they lie. Set after the manager is built (which only accepts names it knows)
+and before it starts (when it decides whether to build masks).
 
-Shapes: T tokens of the step, S keys of all its requests, H heads, K key-value heads, D head size.
+Shapes: T tokens of the step, S rows of the cache, N of them keys of its requests, R requests, H
+heads, K key-value heads, D head size.
 """
 
+import ctypes
+
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -16,7 +21,10 @@ from transformers.generation.continuous_batching import PagedAttentionCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import flash_attention_mask
 
+from runtime.native.library import can_run, kernels
+
 NAME = "paged_by_request"
+HEAD_MULTIPLE, LARGEST_HEAD = 32, 256  # what the kernel can do
 
 
 def register() -> None:
@@ -40,24 +48,105 @@ def attention_by_request(
         return sdpa_attention_forward(
             module, query_1HTD, key_1KTD, value_1KTD, attention_mask, scaling=scaling, **kwargs
         )
-    # The cache also replaces kwargs' lengths by those of this layer.
-    key_1KSD, value_1KSD = cache.update(key_1KTD, value_1KTD, module.layer_idx, kwargs)
-    query_ends, key_ends = kwargs["cu_seq_lens_q"].tolist(), kwargs["cu_seq_lens_k"].tolist()
-    output_HTD = torch.empty_like(query_1HTD[0])
-    for request in range(len(query_ends) - 1):
+    layer_type = cache.layer_to_allocator[module.layer_idx].layer_type
+    query_ends = kwargs["cu_seq_lens_q"].numpy(force=True)
+    key_ends = kwargs["cu_seq_lens_k"][layer_type].numpy(force=True)
+    keys_SKD, values_SKD, row_N = _write(key_1KTD, value_1KTD, module.layer_idx, cache, kwargs)
+    query_THD = query_1HTD[0].transpose(0, 1).contiguous()
+    output_THD = torch.empty_like(query_THD)
+    by_sdpa = np.diff(query_ends) > 0
+    if _kernel_takes(query_THD):
+        decodes = np.diff(query_ends) == 1
+        by_sdpa &= ~decodes
+        _decode(
+            query_THD,
+            keys_SKD,
+            values_SKD,
+            row_N,
+            query_ends,
+            key_ends,
+            decodes,
+            scaling,
+            output_THD,
+        )
+    for request in np.flatnonzero(by_sdpa):
         queries = slice(query_ends[request], query_ends[request + 1])
-        keys = slice(key_ends[request], key_ends[request + 1])
-        num_queries, num_keys = queries.stop - queries.start, keys.stop - keys.start
-        output_HTD[:, queries] = scaled_dot_product_attention(
+        rows = row_N[key_ends[request] : key_ends[request + 1]]
+        num_queries, num_keys = int(queries.stop - queries.start), len(rows)
+        output_THD[queries] = scaled_dot_product_attention(
             query_1HTD[:, :, queries],
-            key_1KSD[:, :, keys],
-            value_1KSD[:, :, keys],
+            keys_SKD[rows].transpose(0, 1)[None],
+            values_SKD[rows].transpose(0, 1)[None],
             attn_mask=_chunk_mask(num_queries, num_keys, query_1HTD.device),
             is_causal=num_queries == num_keys and num_queries > 1,
             scale=scaling,
-            enable_gqa=key_1KSD.shape[1] != query_1HTD.shape[1],
-        )[0]
-    return output_HTD.transpose(0, 1)[None].contiguous(), None
+            enable_gqa=keys_SKD.shape[1] != query_1HTD.shape[1],
+        )[0].transpose(0, 1)
+    return output_THD[None], None
+
+
+def _write(
+    key_1KTD: torch.Tensor,
+    value_1KTD: torch.Tensor,
+    layer_idx: int,
+    cache: PagedAttentionCache,
+    kwargs: dict[str, object],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Store the step's keys and values. Where all keys and values lie, and the requests' rows.
+
+    Not by `cache.update`, which copies every key of every request out of the cache.
+    """
+    allocator = cache.layer_to_allocator[layer_idx]
+    if not hasattr(allocator, "_kv_token_views"):  # a sliding window keeps its rows by itself
+        key_1KND, value_1KND = cache.update(key_1KTD, value_1KTD, layer_idx, kwargs)
+        rows_N = torch.arange(key_1KND.shape[2], device=key_1KND.device)
+        return *(x[0].transpose(0, 1).contiguous() for x in (key_1KND, value_1KND)), rows_N
+    keys_SKD, values_SKD = allocator._kv_token_views[layer_idx]
+    write_T = kwargs["write_index"][allocator.index]
+    keys_SKD.index_copy_(0, write_T, key_1KTD[0].transpose(0, 1))
+    values_SKD.index_copy_(0, write_T, value_1KTD[0].transpose(0, 1))
+    read_N = kwargs["read_index"][allocator.index]
+    return keys_SKD, values_SKD, read_N if len(read_N) else write_T  # none read: all keys are new
+
+
+def _kernel_takes(query_THD: torch.Tensor) -> bool:
+    head = query_THD.shape[-1]
+    return (
+        query_THD.device.type == "cpu"
+        and head % HEAD_MULTIPLE == 0
+        and head <= LARGEST_HEAD
+        and can_run(query_THD.dtype)
+    )
+
+
+def _decode(
+    query_THD: torch.Tensor,
+    cache_SKD: tuple[torch.Tensor, torch.Tensor],  # keys, values
+    row_N: torch.Tensor,
+    ends_R: tuple[np.ndarray, np.ndarray],  # of queries, of keys
+    decodes_R: np.ndarray,
+    scaling: float | None,
+    output_THD: torch.Tensor,
+) -> None:
+    """Fill in the output of the requests with one query (`runtime/native/attention.cpp`)."""
+    (keys_SKD, values_SKD), (query_ends, key_ends) = cache_SKD, ends_R
+    requests = np.flatnonzero(decodes_R)
+    token_R = np.ascontiguousarray(query_ends[requests], dtype=np.int32)
+    range_R2 = np.stack([key_ends[requests], key_ends[requests + 1]], axis=1).astype(np.int32)
+    head_size = query_THD.shape[2]
+    kernels().kprime_attention(
+        int(query_THD.dtype is torch.bfloat16),
+        *(ctypes.c_void_p(x.data_ptr()) for x in (query_THD, keys_SKD, values_SKD, row_N)),
+        ctypes.c_void_p(range_R2.ctypes.data),
+        ctypes.c_void_p(token_R.ctypes.data),
+        len(requests),
+        query_THD.shape[1],
+        keys_SKD.shape[1],
+        head_size,
+        ctypes.c_float(head_size**-0.5 if scaling is None else scaling),
+        ctypes.c_void_p(output_THD.data_ptr()),
+        torch.get_num_threads(),
+    )
 
 
 def _chunk_mask(num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor | None:

@@ -18,8 +18,10 @@ from transformers.utils.logging import disable_progress_bar
 import policies
 from controller.config import PolicyError, Problem, SloPolicy, parse_policy
 from controller.profiles import Profile, ProfileError, load_profile
-from runtime.denominator import AboveK, anchor, rule_of
-from runtime.elastic import ExpertDial, NotElasticError
+from runtime.denominator import AboveK, rule_of
+from runtime.elastic import ExpertDial
+from runtime.experts import Backend, best_backend
+from runtime.moe_layers import NotElasticError
 
 NUM_PROOF_TOKENS = 16
 
@@ -61,10 +63,13 @@ def check_checkpoint(folder: Path) -> None:
         raise CheckpointError(f"{folder}: {error}") from error
 
 
-def load_checkpoint(folder: Path, above_k: AboveK | None = None) -> Checkpoint:
+def load_checkpoint(
+    folder: Path, above_k: AboveK | None = None, backend: Backend | None = None
+) -> Checkpoint:
     """Load, move to the best device and dtype, and prove that k' takes effect.
 
-    `above_k` overrides the rule above the trained k that the checkpoint names.
+    `above_k` overrides the rule above the trained k that the checkpoint names, `backend` the
+    fastest one for its experts here.
     Raises CheckpointError for a folder without a checkpoint or a model without a working dial.
     """
     check_checkpoint(folder)
@@ -84,9 +89,11 @@ def load_checkpoint(folder: Path, above_k: AboveK | None = None) -> Checkpoint:
     model = model.to(best_device()).eval()
     try:
         dial = ExpertDial(model)
-        if (above_k or rule_of(model.config)) is AboveK.ANCHORED:
-            anchor(dial)
-        dial.prove(torch.arange(NUM_PROOF_TOKENS, device=model.device)[None])
+        proof_ids_BS = torch.arange(NUM_PROOF_TOKENS, device=model.device)[None]
+        dial.install(
+            backend or best_backend(dial.layers), proof_ids_BS, above_k or rule_of(model.config)
+        )
+        dial.prove(proof_ids_BS)
     except NotElasticError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     return Checkpoint(folder, model, tokenizer, dial)

@@ -5,18 +5,17 @@ weight from those before it. Anchored, they are divided by S(k): the best k keep
 were trained with, and the others add to them (arXiv 2609.04575). Which of the two is better depends
 on the weights; `python -m benchmarks.renormalisation` measures it. A checkpoint says it in its
 config.json, `"kprime": {"above_k": "anchored"}`; without a word its router's own rule holds.
-
-Shapes: T tokens, K experts selected for each.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from enum import StrEnum
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from runtime.elastic import ExpertDial, MoeLayer, NotElasticError
+from runtime.moe_layers import MoeLayer, NotElasticError, renormalising
+from runtime.selection import Rule
 
 CONFIG_KEY, RULE_KEY = "kprime", "above_k"
 
@@ -40,48 +39,21 @@ def rule_of(config: PreTrainedConfig) -> AboveK:
     return AboveK(rule)
 
 
-def anchor(dial: ExpertDial) -> None:
-    """Impose the anchored rule on every layer of the model, for good.
+def rules(
+    model: nn.Module, layers: Sequence[MoeLayer], input_ids_BS: torch.Tensor, above_k: AboveK
+) -> list[Rule]:
+    """How each layer's weights follow its k'; every k is still the trained one.
 
-    Raises NotElasticError for a router that does not renormalise: its weights are anchored as it
-    is.
+    Raises NotElasticError if they are to be anchored though a router does not renormalise: its
+    weights are anchored as it is.
     """
-    for layer, trained_k in zip(dial.layers, dial.trained_plan, strict=True):
-        if not renormalises(layer):
+    renormalise = renormalising(model, layers, input_ids_BS)
+    if above_k is AboveK.RENORMALISED:
+        return [Rule(each) for each in renormalise]
+    for layer, each in zip(layers, renormalise, strict=True):
+        if not each:
             raise NotElasticError(
                 f"{layer.name}: its router does not renormalise; "
                 f'"{RULE_KEY}": "{AboveK.ANCHORED}" does not apply'
             )
-        layer.experts.register_forward_pre_hook(_anchored_at(trained_k))
-
-
-def _anchored_at(
-    trained_k: int,
-) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...] | None]:
-    def hook(
-        _experts: nn.Module, args: tuple[torch.Tensor, ...]
-    ) -> tuple[torch.Tensor, ...] | None:
-        hidden_TD, index_TK, weight_TK, *rest = args
-        if weight_TK.shape[-1] <= trained_k:
-            return None
-        ours_TK = weight_TK.float()
-        best_T1 = ours_TK.topk(trained_k, dim=-1).values.sum(-1, keepdim=True)
-        anchored_TK = ours_TK * (ours_TK.sum(-1, keepdim=True) / best_T1)
-        return (hidden_TD, index_TK, anchored_TK.to(weight_TK.dtype), *rest)
-
-    return hook
-
-
-@torch.inference_mode()
-def renormalises(layer: MoeLayer, num_tokens: int = 8) -> bool:
-    """Whether the router's weights add up to the same whatever its top_k: asked, not looked up."""
-    width = layer.router.weight.shape[-1]
-    generator = torch.Generator().manual_seed(0)
-    hidden_TD = torch.randn(num_tokens, width, generator=generator).to(layer.router.weight)
-    sums, trained_k = [], layer.router.top_k
-    for k in (1, layer.num_experts):
-        layer.router.top_k = k
-        _logits, weight_TK, _index = layer.router(hidden_TD)
-        sums.append(weight_TK.float().sum(-1))
-    layer.router.top_k = trained_k
-    return torch.allclose(sums[0], sums[1], rtol=1e-2)
+    return [Rule(True, layer.k) for layer in layers]

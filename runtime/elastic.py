@@ -1,66 +1,87 @@
 """The dial: k' (experts per token) of every MoE layer of a transformers model, set in place.
 
-Takes any causal LM whose routers hold an integer `top_k` beside a sibling module `experts`.
-Knows nothing of engines, plans or time: the caller decides when a change is safe.
+Takes any causal LM whose MoE layers `runtime.moe_layers` finds. Knows nothing of engines, plans or
+time: the caller decides when a change is safe.
 """
 
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-ROUTER_CLASS = re.compile(r"Router|Gate")
+from runtime import experts
+from runtime.denominator import AboveK, rules
+from runtime.experts import Backend, ElasticExperts
+from runtime.moe_layers import MoeLayer, NotElasticError, find_moe_layers, watch_experts
+from runtime.rerouting import ranks_by_weight
 
-
-class NotElasticError(ValueError):
-    """The model has no MoE layer, or setting k' does not change the experts that run."""
-
-
-@dataclass(frozen=True)
-class MoeLayer:
-    """One MoE layer: where it hangs, its router and its experts."""
-
-    name: str
-    router: nn.Module
-    experts: nn.Module
-
-    @property
-    def num_experts(self) -> int:
-        return int(self.router.num_experts)
+# A token among others of another k' may differ by the rounding of its weights.
+BY_TOKEN_ERROR = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 3e-3}
 
 
 class ExpertDial:
     """k' of every MoE layer, in the order of the layers.
 
-    Sets `router.top_k`: the router's output width is the number of experts that run, and the
-    router renormalises over what it selected, as in training.
+    Sets the k that each router reads: the router's output width is the number of experts that run,
+    and the router renormalises over what it selected, as in training.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.layers = list(_moe_layers(model))
-        if not self.layers:
-            raise NotElasticError(
-                f"{type(model).__name__} has no MoE layer with a top-k router: nothing to turn"
-            )
+        self.layers: list[MoeLayer] = find_moe_layers(model)
         self.trained_plan = self.plan
+        self.elastic: list[ElasticExperts] = []
+
+    def install(
+        self,
+        backend: Backend,
+        input_ids_BS: torch.Tensor,
+        above_k: AboveK = AboveK.RENORMALISED,
+    ) -> None:
+        """Run all experts through kprime's implementation: k' by token, counted, on `backend`.
+
+        `input_ids_BS`: a few tokens, to find out how the routers rank and weigh. Raises
+        NotElasticError where the rule above the trained k does not apply, ValueError where the
+        backend does not.
+        """
+        by_layer = rules(self.model, self.layers, input_ids_BS, above_k)
+        by_weight = ranks_by_weight(self.model, self.layers, input_ids_BS)
+        self.elastic = [
+            ElasticExperts(layer, rule, backend, by_weight)
+            for layer, rule in zip(self.layers, by_layer, strict=True)
+        ]
+        experts.use(self.model)
 
     @property
     def plan(self) -> tuple[int, ...]:
-        return tuple(int(layer.router.top_k) for layer in self.layers)
+        return tuple(layer.k for layer in self.layers)
 
     @property
     def max_k(self) -> int:
-        return min(layer.num_experts for layer in self.layers)
+        return min(layer.max_k for layer in self.layers)
 
     def set(self, plan: Sequence[int]) -> None:
         """Set k' layer by layer. Raises ValueError, changing nothing, on a plan that cannot be."""
         self.check(plan)
         for layer, k in zip(self.layers, plan, strict=True):
-            layer.router.top_k = k
+            layer.k = k
+        for elastic in self.elastic:
+            elastic.clear_budgets()
+
+    def set_by_token(self, plans: Sequence[Sequence[int]], choice_T: torch.Tensor) -> None:
+        """Set k' token by token for forward passes of as many tokens as `choice_T`.
+
+        Token t runs under `plans[choice_T[t]]`, until the next call of this or of `set`. Needs
+        `install`. Raises ValueError, changing nothing, on a plan that cannot be.
+        """
+        assert self.elastic, "k' by token needs install()"
+        for plan in plans:
+            self.check(plan)
+        self.set([max(ks) for ks in zip(*plans, strict=True)])
+        for ks, elastic in zip(zip(*plans, strict=True), self.elastic, strict=True):
+            if len(set(ks)) > 1:
+                elastic.set_budgets(ks, choice_T)
 
     def check(self, plan: Sequence[int]) -> None:
         """Raise ValueError, naming the layer, if the model cannot run `plan`."""
@@ -69,8 +90,8 @@ class ExpertDial:
                 f"plan {list(plan)} has {len(plan)} layers, the model {len(self.layers)}"
             )
         for layer, k in zip(self.layers, plan, strict=True):
-            if not 1 <= k <= layer.num_experts:
-                raise ValueError(f"{layer.name}: k'={k} is not in 1..{layer.num_experts}")
+            if not 1 <= k <= layer.max_k:
+                raise ValueError(f"{layer.name}: k'={k} is not in 1..{layer.max_k}")
 
     @contextmanager
     def at(self, plan: Sequence[int]) -> Iterator[None]:
@@ -90,46 +111,43 @@ class ExpertDial:
         """
         before = self.model(input_ids_BS).logits
         for k in sorted({1, max(1, self.max_k // 2)}):
-            with self.at([k] * len(self.layers)):
-                for layer, width in zip(self.layers, self._widths(input_ids_BS), strict=True):
-                    if width != k:
-                        raise NotElasticError(f"{layer.name}: set k'={k}, but {width} experts ran")
-                if k not in self.trained_plan and torch.equal(
-                    self.model(input_ids_BS).logits, before
-                ):
-                    raise NotElasticError(
-                        f"k'={k} leaves the output unchanged: the dial has no effect"
-                    )
+            with self.at([k] * len(self.layers)), watch_experts(self.layers) as seen:
+                turned = self.model(input_ids_BS).logits
+            for layer in self.layers:
+                width = seen[layer.name].index_TK.shape[-1] if layer.name in seen else 0
+                if width != k:
+                    raise NotElasticError(f"{layer.name}: set k'={k}, but {width} experts ran")
+            if k not in self.trained_plan and torch.equal(turned, before):
+                raise NotElasticError(f"k'={k} leaves the output unchanged: the dial has no effect")
         if not torch.equal(self.model(input_ids_BS).logits, before):
             raise NotElasticError(
                 "restoring the trained k' does not restore the output bit for bit"
             )
 
-    def _widths(self, input_ids_BS: torch.Tensor) -> list[int]:
-        """Experts that really run a token, by layer, read off one forward pass."""
-        seen: dict[str, int] = {}
+    @torch.inference_mode()
+    def prove_by_token(self, input_ids_BS: torch.Tensor) -> None:
+        """Show that sequences of one batch run each at its own k' as each would alone.
 
-        def watch(name: str):  # noqa: ANN202
-            def hook(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-                seen[name] = args[1].shape[-1]  # (hidden, top_k_index, top_k_weights)
-
-            return hook
-
-        with ExitStack() as hooks:
-            for layer in self.layers:
-                handle = layer.experts.register_forward_pre_hook(watch(layer.name))
-                hooks.callback(handle.remove)
-            self.model(input_ids_BS)
-        return [seen.get(layer.name, 0) for layer in self.layers]
-
-
-def _moe_layers(model: nn.Module) -> Iterator[MoeLayer]:
-    for name, block in model.named_modules():
-        experts = getattr(block, "experts", None)
-        if not isinstance(experts, nn.Module):
-            continue
-        for router in block.children():
-            if ROUTER_CLASS.search(type(router).__name__) and isinstance(
-                getattr(router, "top_k", None), int
-            ):
-                yield MoeLayer(name, router, experts)
+        Raises NotElasticError if not: something in the model beside its experts depends on k'.
+        """
+        num_tokens = input_ids_BS.shape[1]
+        plans = [[k] * len(self.layers) for k in (1, max(1, self.max_k // 2))]
+        alone = []
+        for plan in plans:
+            with self.at(plan):
+                alone.append(self.model(input_ids_BS[:1]).logits[0])
+        pair = input_ids_BS[:1].repeat(2, 1)
+        before = self.plan
+        choice_T = torch.arange(2, device=pair.device).repeat_interleave(num_tokens)
+        self.set_by_token(plans, choice_T)
+        try:
+            together = self.model(pair).logits
+        finally:
+            self.set(before)
+        for plan, expected, logits in zip(plans, alone, together, strict=True):
+            error = (logits - expected).abs().max() / expected.abs().max()
+            if error > BY_TOKEN_ERROR[logits.dtype]:
+                raise NotElasticError(
+                    f"a sequence at k'={plan[0]} beside another k' differs from itself alone by "
+                    f"{error:.0%} of its largest logit"
+                )

@@ -20,13 +20,12 @@ from transformers.generation.continuous_batching.continuous_api import (
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from controller.signals import Plan, Step
-from runtime import attention
+from runtime import attention, sampling
 from runtime.elastic import ExpertDial
+from runtime.sampling import Sampling
 
 PAGE_TOKENS = 64
-# transformers builds the per-request samplers only for settings that are on; every request then
-# brings its own values.
-SAMPLING = GenerationConfig(do_sample=True, temperature=0.5, top_p=0.5, top_k=2, max_new_tokens=16)
+SAMPLED = GenerationConfig(do_sample=True, max_new_tokens=16)  # each request brings its own values
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +38,6 @@ class Emission:
     at_s: float
     finished: bool
     error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How to choose the next token. Temperature 0 is greedy."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-
-    def arguments(self, vocab_size: int) -> dict[str, float | int]:
-        if self.temperature == 0:
-            # top_k = 1 keeps all tokens that tie for the best, and bf16 logits do tie; top_p = 0
-            # keeps one.
-            return {"temperature": 1.0, "top_p": 0.0, "top_k": 1}
-        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": vocab_size}
 
 
 class Engine:
@@ -73,14 +57,13 @@ class Engine:
     ) -> None:
         self._dial = dial
         self._clock = clock
-        self._vocab_size = int(model.config.vocab_size)
         self._apply_lock = threading.Lock()
         self.plan = plan
         dial.set(plan.k)
         model.set_attn_implementation("sdpa")  # what the manager accepts; ours follows below
         self._manager = _SteppedManager(
             model,
-            SAMPLING,
+            SAMPLED,
             ContinuousBatchingConfig(
                 page_size=PAGE_TOKENS,
                 num_blocks=cache_tokens // PAGE_TOKENS,
@@ -89,12 +72,12 @@ class Engine:
                 use_async_batching=False,
                 use_cuda_graph=False,  # a captured graph would replay the k' it was captured with
                 auto_switch_to_flash=False,
-                per_request_processors=True,
             ),
             on_step=lambda step, prefilled: on_step(
                 replace(step, mean_k=self.plan.mean_k), prefilled
             ),
         )
+        self._manager.logit_processor = sampling.processors()
         attention.register()
         model.set_attn_implementation(attention.NAME)
         self._manager.output_router = _StampingRouter(
@@ -119,7 +102,7 @@ class Engine:
         request_id: str,
         prompt: list[int],
         max_tokens: int,
-        sampling: Sampling,
+        choice: Sampling,
         eos_token_id: int | None,
     ) -> None:
         """Queue a request; its emissions follow. RuntimeError once the engine has stopped."""
@@ -129,7 +112,7 @@ class Engine:
             max_new_tokens=max_tokens,
             streaming=True,
             eos_token_id=-1 if eos_token_id is None else eos_token_id,
-            **sampling.arguments(self._vocab_size),
+            **choice.arguments(),
         )
         if accepted is None:
             raise RuntimeError(self.failure or "engine refused the request")

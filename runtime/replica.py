@@ -25,7 +25,7 @@ from controller.signals import Plan, Sample
 from controller.telemetry import Telemetry
 from runtime import governor
 from runtime.checkpoint import load_checkpoint, load_profile_of, serve_policy
-from runtime.engine import Engine, Sampling
+from runtime.engine import Engine
 from runtime.heartbeat import Heartbeat
 from runtime.openai_api import (
     ApiError,
@@ -35,6 +35,7 @@ from runtime.openai_api import (
     install_error_handlers,
     usage,
 )
+from runtime.sampling import Sampling
 from runtime.streams import Streams
 
 logger = logging.getLogger("ray.serve")

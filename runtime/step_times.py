@@ -18,7 +18,8 @@ from controller.profiles import Fit, StepCost
 from controller.signals import Plan, Step
 from runtime.checkpoint import Checkpoint
 from runtime.elastic import ExpertDial
-from runtime.engine import Emission, Engine, Sampling
+from runtime.engine import Emission, Engine
+from runtime.sampling import Sampling
 
 PREFILL_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # of the largest step
 DECODE_BATCHES = (1, 2, 4, 8, 16)

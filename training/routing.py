@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from runtime.denominator import renormalises
-from runtime.elastic import ExpertDial, MoeLayer
+from runtime.elastic import ExpertDial
+from runtime.moe_layers import MoeLayer, renormalising
 from training.recipe import Elasticity
+
+PROBE_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class TrainingRouting:
         self.draws: list[list[Draw]] = []  # by layer: one, or one for every sequence
         self._elasticity = elasticity
         self._generator = torch.Generator()
-        self._renormalises = [renormalises(layer) for layer in self.dial.layers]
+        probe_ids_BS = torch.arange(PROBE_TOKENS, device=model.device)[None]
+        self._renormalises = renormalising(model, self.dial.layers, probe_ids_BS)
         for number, layer in enumerate(self.dial.layers):
             layer.router.register_forward_hook(self._keep_logits(layer))
             layer.experts.register_forward_pre_hook(self._resample(number))

@@ -10,8 +10,10 @@ import torch
 from transformers import PreTrainedModel
 
 from runtime.checkpoint import CheckpointError, check_checkpoint, load_checkpoint
-from runtime.denominator import AboveK, anchor, renormalises, rule_of
-from runtime.elastic import ExpertDial, NotElasticError
+from runtime.denominator import AboveK, rule_of, rules
+from runtime.elastic import ExpertDial
+from runtime.experts import Backend
+from runtime.moe_layers import NotElasticError, watch_experts
 from tests.training.families import FAMILIES, mixtral, olmoe, qwen
 
 IDS_BS = torch.arange(20).view(1, 20)
@@ -23,24 +25,20 @@ RENORMALISING = pytest.mark.parametrize("build", [qwen, mixtral])
 
 @torch.inference_mode()
 def run(model: PreTrainedModel, dial: ExpertDial, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(logits, weights that the first layer's experts got) with every layer at k."""
-    seen = []
-    layer = dial.layers[0]
-    handle = layer.experts.register_forward_pre_hook(lambda _m, args: seen.append(args[2]))
-    with dial.at([k] * len(dial.layers)):
+    """(logits, weights by which the first layer's experts are summed) with every layer at k."""
+    first = dial.layers[:1]
+    with dial.at([k] * len(dial.layers)), watch_experts(first) as seen:
         logits_BSV = model(IDS_BS).logits
-    handle.remove()
-    return logits_BSV, seen[0]
+    return logits_BSV, dial.elastic[0].narrow(*seen[first[0].name])[1]
 
 
 def models(build: Callable[[], PreTrainedModel]) -> list[tuple[PreTrainedModel, ExpertDial]]:
     """The same model twice, the second anchored."""
     pair = []
-    for anchored in (False, True):
+    for rule in (AboveK.RENORMALISED, AboveK.ANCHORED):
         model = build().eval()
         dial = ExpertDial(model)
-        if anchored:
-            anchor(dial)
+        dial.install(Backend.EAGER, IDS_BS, rule)
         pair.append((model, dial))
     return pair
 
@@ -77,19 +75,23 @@ def test_a_router_may_give_its_selection_in_any_order() -> None:
 
 def test_a_router_that_does_not_renormalise_is_refused() -> None:
     with pytest.raises(NotElasticError, match=r"layers\.0\.mlp: its router does not renormalise"):
-        anchor(ExpertDial(olmoe()))
+        ExpertDial(olmoe()).install(Backend.EAGER, IDS_BS, AboveK.ANCHORED)
 
 
 @pytest.mark.parametrize("build", FAMILIES)
-def test_the_rule_of_renormalisation_is_found_by_asking_the_router(build) -> None:  # noqa: ANN001
+def test_the_rule_of_renormalisation_is_found_by_asking_the_model(build) -> None:  # noqa: ANN001
     expected = {qwen: True, olmoe: False, mixtral: True}[build]
-    dial = ExpertDial(build())
-    assert [renormalises(layer) for layer in dial.layers] == [expected, expected]
+    model = build()
+    dial = ExpertDial(model)
+    found = rules(model, dial.layers, IDS_BS, AboveK.RENORMALISED)
+    assert [rule.renormalises for rule in found] == [expected, expected]
     assert dial.plan == (2, 2)
 
 
 def test_a_flag_of_the_checkpoint_decides_where_the_family_has_one() -> None:
-    assert not renormalises(ExpertDial(qwen(norm_topk_prob=False)).layers[0])
+    model = qwen(norm_topk_prob=False)
+    found = rules(model, ExpertDial(model).layers, IDS_BS, AboveK.RENORMALISED)
+    assert not found[0].renormalises
 
 
 @pytest.fixture

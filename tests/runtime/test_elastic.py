@@ -13,7 +13,8 @@ from transformers import (
 )
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
-from runtime.elastic import ExpertDial, NotElasticError
+from runtime.elastic import ExpertDial
+from runtime.moe_layers import NotElasticError
 
 IDS_BS = torch.arange(24).view(2, 12)
 SHAPE = {

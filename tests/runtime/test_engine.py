@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from runtime.engine import Sampling
+from runtime.sampling import Sampling
 from tests.runtime.tiny import TRAINED_K, VOCAB, Bench, plan, tiny_model
 
 

@@ -7,13 +7,14 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from controller.signals import Plan, Step
 from runtime.elastic import ExpertDial
-from runtime.engine import Emission, Engine, Sampling
+from runtime.engine import Emission, Engine
+from runtime.sampling import Sampling
 
 NUM_LAYERS, TRAINED_K, VOCAB = 2, 4, 128
 GREEDY = Sampling(temperature=0)
 
 
-def tiny_model() -> Qwen3MoeForCausalLM:
+def tiny_model(head_dim: int = 8) -> Qwen3MoeForCausalLM:
     torch.manual_seed(0)
     config = Qwen3MoeConfig(
         vocab_size=VOCAB,
@@ -23,7 +24,7 @@ def tiny_model() -> Qwen3MoeForCausalLM:
         num_hidden_layers=NUM_LAYERS,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=head_dim,
         num_experts=8,
         num_experts_per_tok=TRAINED_K,
         norm_topk_prob=True,
@@ -41,8 +42,8 @@ def plan(epoch: int, k: int) -> Plan:
 class Bench:
     """An engine over a tiny model whose steps and emissions are kept. A context manager."""
 
-    def __init__(self, *, max_batch_tokens: int = 32) -> None:
-        self.model = tiny_model()
+    def __init__(self, *, max_batch_tokens: int = 32, head_dim: int = 8) -> None:
+        self.model = tiny_model(head_dim)
         self.dial = ExpertDial(self.model)
         self.emissions: list[Emission] = []
         self.steps: list[Step] = []

@@ -1,0 +1,108 @@
+"""The weights of one layer's experts in the order in which the compiled kernel reads them.
+
+Shapes: T tokens, K slots of a token, E experts, D hidden features, F features inside an expert.
+"""
+
+import ctypes
+from typing import Self
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.activations import ACT2FN
+from transformers.integrations.moe import _default_apply_gate
+
+from runtime.native.library import can_run, kernels
+
+TILE = 64  # output features that the kernel computes together
+LANES = 16
+SILU = nn.SiLU | type(ACT2FN["silu"])
+
+
+class PackedExperts:
+    """Gated SiLU experts for inference, run by `runtime/native/experts.cpp`."""
+
+    def __init__(self, gate_up_EFD: torch.Tensor, down_EDF: torch.Tensor) -> None:
+        """Copies. `gate_up_EFD`: gate above up, (E, 2 F, D); `down_EDF`: (E, D, F)."""
+        self.num_experts, _, self.hidden = gate_up_EFD.shape
+        self.dtype = gate_up_EFD.dtype
+        gate_EFD, up_EFD = gate_up_EFD.chunk(2, dim=1)
+        half = TILE // 2
+        # Features of zeros fill the last tile: they are 0 inside the expert and add nothing.
+        missing = -down_EDF.shape[2] % half
+        self.inner = down_EDF.shape[2] + missing
+        interleaved = torch.stack(
+            [
+                functional.pad(part, (0, 0, 0, missing)).unflatten(1, (-1, half))
+                for part in (gate_EFD, up_EFD)
+            ],
+            dim=2,
+        )
+        self._gate_up = _tiles(interleaved.flatten(1, 3))
+        self._down = _tiles(functional.pad(down_EDF, (0, missing, 0, -self.hidden % TILE)))
+
+    @classmethod
+    def replacing(cls, experts: nn.Module) -> Self:
+        """Pack the weights of `experts` and drop them: two copies would double the memory.
+
+        From then on the module runs packed or, if asked otherwise, fails for want of weights.
+        """
+        packed = cls(experts.gate_up_proj.detach(), experts.down_proj.detach())
+        del experts.gate_up_proj, experts.down_proj
+        return packed
+
+    def __call__(
+        self,
+        hidden_TD: torch.Tensor,
+        index_TK: torch.Tensor,
+        weight_TK: torch.Tensor,
+        load_E: torch.Tensor,
+    ) -> torch.Tensor:
+        """The experts' sum for every token. Adds to `load_E` (int32) the slots that each ran."""
+        hidden_TD, index_TK = hidden_TD.contiguous(), index_TK.contiguous()
+        weight_TK = weight_TK.float().contiguous()
+        output_TD = torch.empty_like(hidden_TD)
+        kernels().kprime_experts(
+            int(self.dtype is torch.bfloat16),
+            _address(self._gate_up),
+            _address(self._down),
+            self.num_experts,
+            self.hidden,
+            self.inner,
+            _address(hidden_TD),
+            _address(index_TK),
+            _address(weight_TK),
+            _address(output_TD),
+            *index_TK.shape,
+            torch.get_num_threads(),
+            _address(load_E),
+        )
+        return output_TD
+
+
+def can_pack(experts: nn.Module) -> bool:
+    """Whether the kernel computes what this module computes, on this processor."""
+    weight = getattr(experts, "gate_up_proj", None)
+    return (
+        isinstance(weight, torch.Tensor)
+        and weight.device.type == "cpu"
+        and weight.ndim == 3
+        and weight.shape[2] % LANES == 0
+        and can_run(weight.dtype)
+        and experts.has_gate
+        and experts.is_concatenated
+        and not experts.has_bias
+        and not experts.is_transposed
+        and type(experts)._apply_gate is _default_apply_gate
+        and isinstance(experts.act_fn, SILU)
+    )
+
+
+def _tiles(weight_ERC: torch.Tensor) -> torch.Tensor:
+    """(E, rows, columns) -> (E, rows / 64, columns in units of 32 bits, 64)."""
+    units_ERU = weight_ERC.contiguous().view(torch.int32)
+    return units_ERU.unflatten(1, (-1, TILE)).transpose(2, 3).contiguous()
+
+
+def _address(tensor: torch.Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
