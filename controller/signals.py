@@ -3,7 +3,8 @@
 None always means "not known", never zero.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,16 @@ class Step:
     decode_tokens: int
     mean_k: float
     duration_s: float
+    distinct_experts: tuple[int, ...] = ()  # that ran, by MoE layer: what decode pays for
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertUse:
+    """Which experts a replica's tokens ran, by MoE layer."""
+
+    distinct: tuple[float, ...]  # in a step, mean since the last sample
+    worst_load: tuple[float, ...]  # tokens of the busiest expert over the mean of all, likewise
+    never_used: tuple[int, ...]  # experts that no token has run since the replica started
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,7 @@ class Sample:
     tpots_s: tuple[float, ...] = ()
     steps: tuple[Step, ...] = ()
     device: Device = Device()
+    expert_use: ExpertUse | None = None  # None: no step since the last heartbeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +102,12 @@ class Plan:
     epoch: int
     k: tuple[int, ...]
     quality: float  # measured retention, full k' = 1.0
+    # SLO classes that run at a k' of their own; all others at `k`.
+    class_k: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def mean_k(self) -> float:
         return sum(self.k) / len(self.k)
+
+    def k_of(self, slo_class: str | None) -> tuple[int, ...]:
+        return self.k if slo_class is None else self.class_k.get(slo_class, self.k)

@@ -32,6 +32,11 @@ class ExpertDial:
         self.layers: list[MoeLayer] = find_moe_layers(model)
         self.trained_plan = self.plan
         self.elastic: list[ElasticExperts] = []
+        # Slots that every expert of every layer ran, until someone sets them back to 0.
+        self.load_LE = torch.zeros(
+            len(self.layers), max(layer.num_experts for layer in self.layers), dtype=torch.int32
+        )
+        self._not_by_token: str | None = None  # why tokens of one batch cannot differ in k'
 
     def install(
         self,
@@ -47,11 +52,13 @@ class ExpertDial:
         """
         by_layer = rules(self.model, self.layers, input_ids_BS, above_k)
         by_weight = ranks_by_weight(self.model, self.layers, input_ids_BS)
+        self.load_LE = self.load_LE.to(input_ids_BS.device)
         self.elastic = [
-            ElasticExperts(layer, rule, backend, by_weight)
-            for layer, rule in zip(self.layers, by_layer, strict=True)
+            ElasticExperts(layer, rule, backend, load_E[: layer.num_experts], by_weight)
+            for layer, rule, load_E in zip(self.layers, by_layer, self.load_LE, strict=True)
         ]
         experts.use(self.model)
+        self._not_by_token = self._disprove_by_token(input_ids_BS)
 
     @property
     def plan(self) -> tuple[int, ...]:
@@ -73,11 +80,9 @@ class ExpertDial:
         """Set k' token by token for forward passes of as many tokens as `choice_T`.
 
         Token t runs under `plans[choice_T[t]]`, until the next call of this or of `set`. Needs
-        `install`. Raises ValueError, changing nothing, on a plan that cannot be.
+        `install`. Raises ValueError, changing nothing, on plans that cannot be.
         """
-        assert self.elastic, "k' by token needs install()"
-        for plan in plans:
-            self.check(plan)
+        self.check_by_token(plans)
         self.set([max(ks) for ks in zip(*plans, strict=True)])
         for ks, elastic in zip(zip(*plans, strict=True), self.elastic, strict=True):
             if len(set(ks)) > 1:
@@ -92,6 +97,14 @@ class ExpertDial:
         for layer, k in zip(self.layers, plan, strict=True):
             if not 1 <= k <= layer.max_k:
                 raise ValueError(f"{layer.name}: k'={k} is not in 1..{layer.max_k}")
+
+    def check_by_token(self, plans: Sequence[Sequence[int]]) -> None:
+        """Raise ValueError if tokens of one batch cannot run under `plans`."""
+        assert self.elastic, "k' by token needs install()"
+        for plan in plans:
+            self.check(plan)
+        if self._not_by_token and any(tuple(plan) != tuple(plans[0]) for plan in plans):
+            raise NotElasticError(f"one k' for all tokens of a step: {self._not_by_token}")
 
     @contextmanager
     def at(self, plan: Sequence[int]) -> Iterator[None]:
@@ -125,29 +138,24 @@ class ExpertDial:
             )
 
     @torch.inference_mode()
-    def prove_by_token(self, input_ids_BS: torch.Tensor) -> None:
-        """Show that sequences of one batch run each at its own k' as each would alone.
+    def _disprove_by_token(self, input_ids_BS: torch.Tensor) -> str | None:
+        """Why sequences of one batch cannot each run at its own k' as it would alone, if so.
 
-        Raises NotElasticError if not: something in the model beside its experts depends on k'.
+        In some families more than the experts depends on k', and that part sees one k' a step.
         """
-        num_tokens = input_ids_BS.shape[1]
         plans = [[k] * len(self.layers) for k in (1, max(1, self.max_k // 2))]
-        alone = []
+        ids_1S, before, alone = input_ids_BS[:1], self.plan, []
         for plan in plans:
             with self.at(plan):
-                alone.append(self.model(input_ids_BS[:1]).logits[0])
-        pair = input_ids_BS[:1].repeat(2, 1)
-        before = self.plan
-        choice_T = torch.arange(2, device=pair.device).repeat_interleave(num_tokens)
+                alone.append(self.model(ids_1S).logits[0])
+        choice_T = torch.arange(2, device=ids_1S.device).repeat_interleave(ids_1S.shape[1])
         self.set_by_token(plans, choice_T)
-        try:
-            together = self.model(pair).logits
-        finally:
-            self.set(before)
+        together = self.model(ids_1S.repeat(2, 1)).logits
+        self.set(before)
         for plan, expected, logits in zip(plans, alone, together, strict=True):
-            error = (logits - expected).abs().max() / expected.abs().max()
+            error = float((logits - expected).abs().max() / expected.abs().max())
             if error > BY_TOKEN_ERROR[logits.dtype]:
-                raise NotElasticError(
-                    f"a sequence at k'={plan[0]} beside another k' differs from itself alone by "
-                    f"{error:.0%} of its largest logit"
+                return (
+                    f"at k'={plan[0]}, beside a sequence at another, logits are off by {error:.0%}"
                 )
+        return None

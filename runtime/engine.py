@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.continuous_api import (
@@ -17,11 +18,15 @@ from transformers.generation.continuous_batching.continuous_api import (
     ContinuousBatchProcessor,
     OutputRouter,
 )
-from transformers.generation.continuous_batching.requests import GenerationOutput
+from transformers.generation.continuous_batching.requests import (
+    FutureRequestState,
+    GenerationOutput,
+)
 
-from controller.signals import Plan, Step
+from controller.signals import ExpertUse, Plan, Step
 from runtime import attention, sampling
 from runtime.elastic import ExpertDial
+from runtime.expert_load import ExpertLoad
 from runtime.sampling import Sampling
 
 PAGE_TOKENS = 64
@@ -59,6 +64,9 @@ class Engine:
         self._clock = clock
         self._apply_lock = threading.Lock()
         self.plan = plan
+        self._class_of: dict[str, str] = {}  # by request, of those that name one
+        self._load = ExpertLoad(dial)
+        self._check(plan)
         dial.set(plan.k)
         model.set_attn_implementation("sdpa")  # what the manager accepts; ours follows below
         self._manager = _SteppedManager(
@@ -73,8 +81,10 @@ class Engine:
                 use_cuda_graph=False,  # a captured graph would replay the k' it was captured with
                 auto_switch_to_flash=False,
             ),
+            before_step=self._set_k_by_class,
             on_step=lambda step, prefilled: on_step(
-                replace(step, mean_k=self.plan.mean_k), prefilled
+                replace(step, mean_k=self.plan.mean_k, distinct_experts=self._load.step()),
+                prefilled,
             ),
         )
         self._manager.logit_processor = sampling.processors()
@@ -104,8 +114,14 @@ class Engine:
         max_tokens: int,
         choice: Sampling,
         eos_token_id: int | None,
+        slo_class: str | None = None,
     ) -> None:
-        """Queue a request; its emissions follow. RuntimeError once the engine has stopped."""
+        """Queue a request; its emissions follow. RuntimeError once the engine has stopped.
+
+        Its tokens run at the k' that the running plan has for `slo_class`.
+        """
+        if slo_class is not None:
+            self._class_of[request_id] = slo_class
         accepted = self._manager.add_request(
             prompt,
             request_id=request_id,
@@ -115,14 +131,17 @@ class Engine:
             **choice.arguments(),
         )
         if accepted is None:
+            self._class_of.pop(request_id, None)
             raise RuntimeError(self.failure or "engine refused the request")
 
     def cancel(self, request_id: str) -> None:
         """Drop a request and free its cache. It emits at most what the running step makes."""
         self._manager.cancel_request(request_id)
+        self._class_of.pop(request_id, None)
 
     def apply(self, plan: Plan) -> None:
         """Swap the plan between two steps. Blocks for at most the rest of the running step."""
+        self._check(plan)
         with self._apply_lock, self._manager.pause():
             self._dial.set(plan.k)
             self.plan = plan
@@ -131,21 +150,51 @@ class Engine:
         """`apply` without blocking the event loop."""
         await asyncio.to_thread(self.apply, plan)
 
+    def expert_use(self) -> ExpertUse | None:
+        """Which experts ran since this was last asked."""
+        return self._load.take()
+
+    def _check(self, plan: Plan) -> None:
+        self._dial.check_by_token([plan.k, *plan.class_k.values()])
+
+    def _set_k_by_class(self, batch: list[FutureRequestState]) -> None:
+        """Called in the engine's thread before a step: every row runs at its request's k'."""
+        if not self.plan.class_k:
+            return
+        plans = [
+            self.plan.k_of(self._class_of.get(scheduled.state.request_id)) for scheduled in batch
+        ]
+        rows = torch.tensor([scheduled.query_length for scheduled in batch])
+        choice_T = torch.arange(len(batch)).repeat_interleave(rows)
+        self._dial.set_by_token(plans, choice_T.to(self._dial.load_LE.device))
+
     def _emission(self, output: GenerationOutput) -> Emission:
         """Called in the engine's thread, inside the step that made the tokens."""
         tokens = () if output.error else (output.generated_tokens[-1],)  # a step adds one
+        if output.is_finished():
+            self._class_of.pop(output.request_id, None)
         return Emission(
             output.request_id, tokens, self.plan, self._clock(), output.is_finished(), output.error
         )
 
 
 class _SteppedManager(ContinuousBatchingManager):
-    """Reports every step with its composition and duration, from the engine's thread."""
+    """Announces every step with its batch and reports it, from the engine's thread."""
 
-    def __init__(self, *args: object, on_step: Callable[[Step, dict[str, int]], None]) -> None:
+    def __init__(
+        self,
+        *args: object,
+        before_step: Callable[[list[FutureRequestState]], None],
+        on_step: Callable[[Step, dict[str, int]], None],
+    ) -> None:
         super().__init__(*args)
+        self._before_step = before_step
         self._on_step = on_step
         self.current_batch = 0
+
+    def _generation_step(self) -> None:
+        self._before_step(self.batch_processor.inputs_and_outputs.requests_in_batch)
+        super()._generation_step()
 
     def _generation_loop_body(
         self, batch_processor: ContinuousBatchProcessor, bootstrapping: bool

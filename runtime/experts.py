@@ -42,9 +42,17 @@ class ElasticExperts:
     """What stands between one layer's router and its matrices. Hangs on the experts module."""
 
     def __init__(
-        self, layer: MoeLayer, rule: Rule, backend: Backend, ranks_by_weight: bool = True
+        self,
+        layer: MoeLayer,
+        rule: Rule,
+        backend: Backend,
+        load_E: torch.Tensor,
+        ranks_by_weight: bool,
     ) -> None:
-        """Raises ValueError if the backend cannot run this layer."""
+        """Adds to `load_E` (int32) the slots that every expert runs.
+
+        Raises ValueError if the backend cannot run this layer.
+        """
         if backend is Backend.NATIVE and not can_pack(layer.experts):
             raise ValueError(
                 f"{layer.name}: {type(layer.experts).__name__} cannot be run by the compiled "
@@ -54,9 +62,7 @@ class ElasticExperts:
         self._budget_T: torch.Tensor | None = None  # None: all run what the router selected
         self._ks: Sequence[int] = ()  # that stand in it
         self._rerouter = None if ranks_by_weight else Rerouter(layer)
-        device = next(layer.router.parameters()).device
-        # The slots that every expert ran since someone last took the counts.
-        self.load_E = torch.zeros(layer.num_experts, dtype=torch.int32, device=device)
+        self.load_E = load_E
         self._num_experts = layer.num_experts
         self._backend = backend
         self._packed = PackedExperts.replacing(layer.experts) if backend is Backend.NATIVE else None

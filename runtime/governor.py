@@ -73,6 +73,7 @@ class Governor:
             "load": asdict(controller.load) if controller and controller.load else None,
             "budget": asdict(controller.budget) if controller and controller.budget else None,
             "replica_epochs": {s.replica: s.epoch for s in fresh},
+            "expert_use": {s.replica: asdict(s.expert_use) for s in fresh if s.expert_use},
             "actuations": [{"epoch": epoch, "ms": ms} for epoch, ms in self._actuations],
         }
 

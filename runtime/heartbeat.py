@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from controller.config import SloPolicy
 from controller.lease import Lease
@@ -71,7 +72,10 @@ class Heartbeat:
 
     async def _exchange(self) -> None:
         now_s, serving = time.monotonic(), self._engine.plan
-        sample = self._telemetry.sample(serving.epoch, self._devices.read(now_s), now_s)
+        sample = replace(
+            self._telemetry.sample(serving.epoch, self._devices.read(now_s), now_s),
+            expert_use=self._engine.expert_use(),
+        )
         policy, self._policy_to_send = self._policy_to_send, None
         try:
             orders = await self._exchange_with_governor(sample, policy)

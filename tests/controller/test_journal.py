@@ -9,7 +9,7 @@ from controller.journal import FileJournal
 from controller.signals import Budget, Load, Plan
 from tests.fakes import load
 
-PLAN = Plan(epoch=3, k=(2, 2, 2, 2), quality=0.8)
+PLAN = Plan(epoch=3, k=(2, 2, 2, 2), quality=0.8, class_k={"batch": (1, 1, 2, 2)})
 
 
 def test_a_tick_is_one_line_that_reads_back(tmp_path: Path) -> None:
@@ -21,7 +21,12 @@ def test_a_tick_is_one_line_that_reads_back(tmp_path: Path) -> None:
     row = json.loads(line)
     assert Load(**row["load"]) == written
     assert row["budget"] == {"mean_k": 2.0, "reason": 'quoted "k\'"\nand a new line'}
-    assert row["plan"] == {"epoch": 3, "k": [2, 2, 2, 2], "quality": 0.8}
+    assert row["plan"] == {
+        "epoch": 3,
+        "k": [2, 2, 2, 2],
+        "quality": 0.8,
+        "class_k": {"batch": [1, 1, 2, 2]},
+    }
 
 
 def test_what_is_not_known_is_null_and_not_zero(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import random
 import pytest
 import torch
 
+from controller.signals import Plan
 from runtime.sampling import Sampling
 from tests.runtime.tiny import TRAINED_K, VOCAB, Bench, plan, tiny_model
 
@@ -154,3 +155,77 @@ def test_a_step_that_fails_fails_its_requests_and_is_reported() -> None:
         assert "out of memory" in (bench.engine.failure or "")
         with pytest.raises(RuntimeError, match="out of memory"):
             bench.submit("b", prompt(1, 20), 8)
+
+
+CLASSES = {"interactive": (3, 4), "batch": (1, 2)}
+
+
+def in_class(slo_class: str | None, ids: list[int]) -> list[int]:
+    """What a request of the class gets with the engine for itself."""
+    k = (2, 2) if slo_class is None else CLASSES[slo_class]
+    with Bench() as bench:
+        bench.engine.apply(Plan(2, k, 1.0))
+        bench.submit("alone", ids, 20)
+        bench.wait_for_end("alone")
+        return bench.tokens("alone")
+
+
+def test_classes_that_share_every_step_get_what_each_gets_alone_at_its_own_k() -> None:
+    requests = {
+        f"{slo_class} {n}": (slo_class, prompt(7 * n, 12 + 9 * n))
+        for n in range(3)
+        for slo_class in ("interactive", "batch", None)
+    }
+    alone = {name: in_class(*request) for name, request in requests.items()}
+    assert alone["interactive 0"] != in_class("batch", requests["interactive 0"][1])
+    with Bench(max_batch_tokens=24) as bench:
+        bench.engine.apply(Plan(2, (2, 2), 1.0, class_k=CLASSES))
+        for name, (slo_class, ids) in requests.items():
+            bench.submit(name, ids, 20, slo_class)
+        bench.wait_for_end(*requests)
+        assert {name: bench.tokens(name) for name in requests} == alone
+        assert any(step.decode_tokens >= 6 for step in bench.steps)
+
+
+def test_a_class_that_the_plan_does_not_name_runs_at_the_k_of_all_others() -> None:
+    ids = prompt(3, 30)
+    with Bench() as bench:
+        bench.engine.apply(Plan(2, (2, 2), 1.0, class_k={"batch": (1, 1)}))
+        bench.submit("unnamed", ids, 20, "interactive")
+        bench.wait_for_end("unnamed")
+        assert bench.tokens("unnamed") == in_class(None, ids)
+
+
+def test_a_plan_without_classes_brings_all_requests_back_to_one_k() -> None:
+    ids = prompt(4, 30)
+    with Bench() as bench:
+        bench.engine.apply(Plan(2, (2, 2), 1.0, class_k=CLASSES))
+        for name, slo_class in (("one", "batch"), ("other", None)):
+            bench.submit(name, prompt(5, 20), 10, slo_class)
+        bench.wait_for_end("one", "other")
+        bench.engine.apply(Plan(3, (2, 2), 1.0))
+        bench.submit("after", ids, 20, "batch")
+        bench.wait_for_end("after")
+        assert bench.tokens("after") == in_class(None, ids)
+
+
+def test_a_class_plan_the_model_cannot_run_is_refused_and_changes_nothing() -> None:
+    with Bench() as bench:
+        with pytest.raises(ValueError, match=r"layers\.1\.mlp: k'=9 is not in 1\.\.8"):
+            bench.engine.apply(Plan(2, (2, 2), 1.0, class_k={"batch": (1, 9)}))
+        assert bench.engine.plan == plan(1, TRAINED_K)
+
+
+def test_every_step_says_how_many_experts_it_ran_by_layer() -> None:
+    with Bench() as bench:
+        bench.engine.apply(Plan(2, (1, 3), 1.0))
+        bench.submit("a", prompt(1, 20), 10)
+        bench.wait_for_end("a")
+        alone = [step for step in bench.steps if step.decode_tokens == 1]
+        assert {step.distinct_experts for step in alone} == {(1, 3)}
+        whole = bench.steps[0].distinct_experts
+        assert all(k <= distinct <= 8 for k, distinct in zip((1, 3), whole, strict=True))
+        use = bench.engine.expert_use()
+        assert use is not None
+        assert min(use.worst_load) >= 1.0
+        assert bench.engine.expert_use() is None  # taken

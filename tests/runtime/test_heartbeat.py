@@ -2,12 +2,13 @@ import asyncio
 
 from controller.config import SloPolicy, parse_policy
 from controller.metrics import DeviceReader
-from controller.signals import Plan, Sample
+from controller.signals import ExpertUse, Plan, Sample
 from controller.telemetry import Telemetry
 from runtime.governor import Orders
 from runtime.heartbeat import Heartbeat
 
 SAFE_K = 8
+USE = ExpertUse(distinct=(3.5,), worst_load=(2.0,), never_used=(1,))
 
 
 class FakeEngine:
@@ -16,6 +17,9 @@ class FakeEngine:
     def __init__(self) -> None:
         self.plan = Plan(0, (SAFE_K,), 1.0)
         self.applied = asyncio.Event()
+
+    def expert_use(self) -> ExpertUse | None:
+        return USE
 
     async def apply_async(self, plan: Plan) -> None:
         self.plan = plan

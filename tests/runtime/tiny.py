@@ -8,6 +8,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from controller.signals import Plan, Step
 from runtime.elastic import ExpertDial
 from runtime.engine import Emission, Engine
+from runtime.experts import best_backend
 from runtime.sampling import Sampling
 
 NUM_LAYERS, TRAINED_K, VOCAB = 2, 4, 128
@@ -45,6 +46,7 @@ class Bench:
     def __init__(self, *, max_batch_tokens: int = 32, head_dim: int = 8) -> None:
         self.model = tiny_model(head_dim)
         self.dial = ExpertDial(self.model)
+        self.dial.install(best_backend(self.dial.layers), torch.arange(8)[None])
         self.emissions: list[Emission] = []
         self.steps: list[Step] = []
         self.prefilled: dict[str, int] = {}
@@ -66,8 +68,10 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self.engine.stop()
 
-    def submit(self, name: str, prompt: list[int], max_tokens: int) -> None:
-        self.engine.submit(name, prompt, max_tokens, GREEDY, None)
+    def submit(
+        self, name: str, prompt: list[int], max_tokens: int, slo_class: str | None = None
+    ) -> None:
+        self.engine.submit(name, prompt, max_tokens, GREEDY, None, slo_class)
 
     def tokens(self, name: str) -> list[int]:
         return [t for e in list(self.emissions) if e.request_id == name for t in e.tokens]
