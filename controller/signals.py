@@ -104,6 +104,8 @@ class Plan:
     quality: float  # measured retention, full k' = 1.0
     # SLO classes that run at a k' of their own; all others at `k`.
     class_k: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    # The most distinct experts of a step that only decodes; None: as many as its tokens select.
+    expert_cap: tuple[int, ...] | None = None
 
     @property
     def mean_k(self) -> float:

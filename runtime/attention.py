@@ -58,17 +58,8 @@ def attention_by_request(
     if _kernel_takes(query_THD):
         decodes = np.diff(query_ends) == 1
         by_sdpa &= ~decodes
-        _decode(
-            query_THD,
-            keys_SKD,
-            values_SKD,
-            row_N,
-            query_ends,
-            key_ends,
-            decodes,
-            scaling,
-            output_THD,
-        )
+        cache_SKD, ends_R = (keys_SKD, values_SKD), (query_ends, key_ends)
+        _decode(query_THD, cache_SKD, row_N, ends_R, decodes, scaling, output_THD)
     for request in np.flatnonzero(by_sdpa):
         queries = slice(query_ends[request], query_ends[request + 1])
         rows = row_N[key_ends[request] : key_ends[request + 1]]

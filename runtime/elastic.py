@@ -76,17 +76,26 @@ class ExpertDial:
         for elastic in self.elastic:
             elastic.clear_budgets()
 
-    def set_by_token(self, plans: Sequence[Sequence[int]], choice_T: torch.Tensor) -> None:
+    def set_by_token(
+        self,
+        plans: Sequence[Sequence[int]],
+        choice_T: torch.Tensor,
+        caps: Sequence[int] | None = None,
+    ) -> None:
         """Set k' token by token for forward passes of as many tokens as `choice_T`.
 
-        Token t runs under `plans[choice_T[t]]`, until the next call of this or of `set`. Needs
-        `install`. Raises ValueError, changing nothing, on plans that cannot be.
+        Token t runs under `plans[choice_T[t]]`, until the next call of this or of `set`. `caps`
+        limits the distinct experts of a pass, layer by layer: tokens then share those that serve
+        all best. Needs `install`. Raises ValueError, changing nothing, on what cannot be.
         """
-        self.check_by_token(plans)
+        self.check_by_token(plans, caps)
         self.set([max(ks) for ks in zip(*plans, strict=True)])
-        for ks, elastic in zip(zip(*plans, strict=True), self.elastic, strict=True):
-            if len(set(ks)) > 1:
-                elastic.set_budgets(ks, choice_T)
+        for number, ks in enumerate(zip(*plans, strict=True)):
+            cap = caps[number] if caps else None
+            if cap is not None:
+                self.layers[number].k = self.layers[number].max_k  # ranks all of them
+            if cap is not None or len(set(ks)) > 1:
+                self.elastic[number].set_budgets(ks, choice_T, cap)
 
     def check(self, plan: Sequence[int]) -> None:
         """Raise ValueError, naming the layer, if the model cannot run `plan`."""
@@ -98,11 +107,19 @@ class ExpertDial:
             if not 1 <= k <= layer.max_k:
                 raise ValueError(f"{layer.name}: k'={k} is not in 1..{layer.max_k}")
 
-    def check_by_token(self, plans: Sequence[Sequence[int]]) -> None:
-        """Raise ValueError if tokens of one batch cannot run under `plans`."""
+    def check_by_token(
+        self, plans: Sequence[Sequence[int]], caps: Sequence[int] | None = None
+    ) -> None:
+        """Raise ValueError if tokens of one batch cannot run under `plans` and `caps`."""
         assert self.elastic, "k' by token needs install()"
         for plan in plans:
             self.check(plan)
+        if caps is not None:
+            self.check(caps)
+            if not all(elastic.ranks_by_weight for elastic in self.elastic):
+                raise NotElasticError(
+                    "distinct experts cannot be capped: the routers do not rank by weight"
+                )
         if self._not_by_token and any(tuple(plan) != tuple(plans[0]) for plan in plans):
             raise NotElasticError(f"one k' for all tokens of a step: {self._not_by_token}")
 

@@ -69,7 +69,7 @@ class Engine:
         self._check(plan)
         dial.set(plan.k)
         model.set_attn_implementation("sdpa")  # what the manager accepts; ours follows below
-        self._manager = _SteppedManager(
+        self._manager = SteppedManager(
             model,
             SAMPLED,
             ContinuousBatchingConfig(
@@ -81,7 +81,7 @@ class Engine:
                 use_cuda_graph=False,  # a captured graph would replay the k' it was captured with
                 auto_switch_to_flash=False,
             ),
-            before_step=self._set_k_by_class,
+            before_step=self._set_k_by_row,
             on_step=lambda step, prefilled: on_step(
                 replace(step, mean_k=self.plan.mean_k, distinct_experts=self._load.step()),
                 prefilled,
@@ -155,18 +155,20 @@ class Engine:
         return self._load.take()
 
     def _check(self, plan: Plan) -> None:
-        self._dial.check_by_token([plan.k, *plan.class_k.values()])
+        self._dial.check_by_token([plan.k, *plan.class_k.values()], plan.expert_cap)
 
-    def _set_k_by_class(self, batch: list[FutureRequestState]) -> None:
+    def _set_k_by_row(self, batch: list[FutureRequestState]) -> None:
         """Called in the engine's thread before a step: every row runs at its request's k'."""
-        if not self.plan.class_k:
+        if not self.plan.class_k and self.plan.expert_cap is None:
             return
+        # A prompt needs about all experts, and its keys and values are kept: a cap is for decoding.
+        cap = self.plan.expert_cap if all(map(_decodes, batch)) else None
         plans = [
             self.plan.k_of(self._class_of.get(scheduled.state.request_id)) for scheduled in batch
         ]
         rows = torch.tensor([scheduled.query_length for scheduled in batch])
         choice_T = torch.arange(len(batch)).repeat_interleave(rows)
-        self._dial.set_by_token(plans, choice_T.to(self._dial.load_LE.device))
+        self._dial.set_by_token(plans, choice_T.to(self._dial.load_LE.device), cap)
 
     def _emission(self, output: GenerationOutput) -> Emission:
         """Called in the engine's thread, inside the step that made the tokens."""
@@ -178,7 +180,7 @@ class Engine:
         )
 
 
-class _SteppedManager(ContinuousBatchingManager):
+class SteppedManager(ContinuousBatchingManager):
     """Announces every step with its batch and reports it, from the engine's thread."""
 
     def __init__(
@@ -205,6 +207,11 @@ class _SteppedManager(ContinuousBatchingManager):
             duration_s = time.perf_counter() - started_s
             self._on_step(*_composition(batch_processor, duration_s))
         return goes_on
+
+
+def _decodes(scheduled: FutureRequestState) -> bool:
+    """Before the step: whether it continues an answer, and not a prompt."""
+    return scheduled.query_length == 1 and scheduled.state.generated_len() > 0
 
 
 def _composition(

@@ -20,7 +20,7 @@ from transformers.integrations.moe import (
 from runtime.moe_layers import MoeLayer, Routing
 from runtime.packed import PackedExperts, can_pack
 from runtime.rerouting import Rerouter
-from runtime.selection import Rule, anchor, keep_best
+from runtime.selection import Rule, anchor, keep_best, keep_shared
 
 NAME = "kprime"
 
@@ -61,6 +61,7 @@ class ElasticExperts:
         self.rule = rule
         self._budget_T: torch.Tensor | None = None  # None: all run what the router selected
         self._ks: Sequence[int] = ()  # that stand in it
+        self._cap: int | None = None  # on the distinct experts of the batch
         self._rerouter = None if ranks_by_weight else Rerouter(layer)
         self.load_E = load_E
         self._num_experts = layer.num_experts
@@ -70,13 +71,22 @@ class ElasticExperts:
         # Makes transformers' own implementations skip the slots that hold no expert.
         layer.experts._is_expert_parallel = True
 
-    def set_budgets(self, ks: Sequence[int], choice_T: torch.Tensor) -> None:
-        """Token t of the next forward pass runs `ks[choice_T[t]]` experts."""
-        self._ks = ks
+    @property
+    def ranks_by_weight(self) -> bool:
+        return self._rerouter is None
+
+    def set_budgets(
+        self, ks: Sequence[int], choice_T: torch.Tensor, cap: int | None = None
+    ) -> None:
+        """Token t of the next forward pass runs `ks[choice_T[t]]` experts.
+
+        With a `cap`, of those that serve the whole batch best; the router then ranks all experts.
+        """
+        self._ks, self._cap = ks, cap
         self._budget_T = torch.tensor(ks, device=choice_T.device)[choice_T]
 
     def clear_budgets(self) -> None:
-        self._budget_T = None
+        self._budget_T = self._cap = None
 
     def run(
         self,
@@ -101,6 +111,10 @@ class ElasticExperts:
         self, index_TK: torch.Tensor, weight_TK: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the router selected, cut to each token's budget and weighed by the model's rule."""
+        if self._cap is not None:
+            return keep_shared(
+                index_TK, weight_TK, self._budget_T, self._cap, self._num_experts, self.rule
+            )
         if self._budget_T is not None and self._rerouter is None:
             return keep_best(index_TK, weight_TK, self._budget_T, self._num_experts, self.rule)
         if self._budget_T is not None:

@@ -38,29 +38,35 @@ def keep_best(
 
     By weight, since some routers give their selection in no order; of equals the first.
     """
-    ranked_TK, order_TK = weight_TK.float().sort(dim=-1, descending=True, stable=True)
-    budget_T1 = budget_T[:, None]
-    kept_TK = torch.arange(index_TK.shape[1], device=index_TK.device) < budget_T1
-    return keep(
-        index_TK.gather(1, order_TK), ranked_TK, kept_TK, num_experts, rule, weight_TK.dtype
-    )
+    index_TK, ranked_TK = _rank(index_TK, weight_TK)
+    kept_TK = _ranks(index_TK) < budget_T[:, None]
+    return _keep(index_TK, ranked_TK, kept_TK, num_experts, rule, weight_TK.dtype)
 
 
-def keep(
+def keep_shared(
     index_TK: torch.Tensor,
-    ranked_TK: torch.Tensor,
-    kept_TK: torch.Tensor,
+    weight_TK: torch.Tensor,
+    budget_T: torch.Tensor,
+    cap: int,
     num_experts: int,
     rule: Rule,
-    dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The slots of `kept_TK` under the model's rule. Slots are in the order of their weight."""
-    index_TK = index_TK.masked_fill(~kept_TK, num_experts)
-    weight_TK = ranked_TK.masked_fill(~kept_TK, 0)
-    if rule.renormalises:
-        divisor_T1 = _first(weight_TK, rule.anchor_k).sum(-1, keepdim=True).clamp_min(SMALLEST)
-        weight_TK = weight_TK * (ranked_TK.sum(-1, keepdim=True) / divisor_T1)
-    return index_TK, weight_TK.to(dtype)
+    """Each token's `budget_T` best among the `cap` experts that serve the whole batch best.
+
+    An expert's use to the batch is the weight that it has among the tokens' own best (XShare, arXiv
+    2602.07265). A token's very best always runs, so there may be more experts than the cap. Takes
+    the router's ranking of all experts, not only of the best k'.
+    """
+    index_TK, ranked_TK = _rank(index_TK, weight_TK)
+    own_TK = _ranks(index_TK) < budget_T[:, None]
+    use_E = torch.zeros(num_experts, device=index_TK.device)
+    use_E.index_add_(0, index_TK.flatten(), ranked_TK.masked_fill(~own_TK, 0).flatten())
+    shared_E = torch.zeros(num_experts, dtype=torch.bool, device=index_TK.device)
+    shared_E[use_E.topk(min(cap, num_experts)).indices] = True
+    shared_E[index_TK[:, 0]] = True
+    shared_TK = shared_E[index_TK]
+    kept_TK = shared_TK & (shared_TK.cumsum(-1) <= budget_T[:, None])
+    return _keep(index_TK, ranked_TK, kept_TK, num_experts, rule, weight_TK.dtype)
 
 
 def anchor(weight_TK: torch.Tensor, k: int) -> torch.Tensor:
@@ -70,5 +76,32 @@ def anchor(weight_TK: torch.Tensor, k: int) -> torch.Tensor:
     return (ours_TK * (ours_TK.sum(-1, keepdim=True) / best_T1)).to(weight_TK.dtype)
 
 
-def _first(weight_TK: torch.Tensor, k: int | None) -> torch.Tensor:
-    return weight_TK if k is None else weight_TK[:, :k]
+def _rank(index_TK: torch.Tensor, weight_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Experts and weights, the heaviest first."""
+    ranked_TK, order_TK = weight_TK.float().sort(dim=-1, descending=True, stable=True)
+    return index_TK.gather(1, order_TK), ranked_TK
+
+
+def _ranks(index_TK: torch.Tensor) -> torch.Tensor:
+    return torch.arange(index_TK.shape[1], device=index_TK.device)
+
+
+def _keep(
+    index_TK: torch.Tensor,
+    ranked_TK: torch.Tensor,
+    kept_TK: torch.Tensor,
+    num_experts: int,
+    rule: Rule,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The slots of `kept_TK` alone, weighed by the model's rule."""
+    index_TK = index_TK.masked_fill(~kept_TK, num_experts)
+    weight_TK = ranked_TK.masked_fill(~kept_TK, 0)
+    if rule.renormalises:
+        counted_TK = kept_TK
+        if rule.anchor_k is not None:
+            counted_TK = kept_TK & (kept_TK.cumsum(-1) <= rule.anchor_k)
+        divisor_T1 = ranked_TK.masked_fill(~counted_TK, 0).sum(-1, keepdim=True)
+        whole_T1 = ranked_TK.sum(-1, keepdim=True)
+        weight_TK = weight_TK * (whole_T1 / divisor_T1.clamp_min(SMALLEST))
+    return index_TK, weight_TK.to(dtype)

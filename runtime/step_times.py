@@ -120,7 +120,7 @@ class Bench:
             Plan(0, dial.plan, 1.0),
             max_batch_tokens=max_batch_tokens,
             cache_tokens=32_768,
-            on_step=lambda step, _: self._steps.append(step),
+            on_step=self._stepped,
             on_emissions=self._emitted,
         )
 
@@ -163,5 +163,9 @@ class Bench:
 
     def _emitted(self, emissions: list[Emission]) -> None:
         self._running -= sum(emission.finished for emission in emissions)
+
+    def _stepped(self, step: Step, _prefilled: dict[str, int]) -> None:
+        """Comes after the step's emissions."""
+        self._steps.append(step)
         if self._running == 0:
             self._idle.set()

@@ -26,6 +26,7 @@ def test_a_tick_is_one_line_that_reads_back(tmp_path: Path) -> None:
         "k": [2, 2, 2, 2],
         "quality": 0.8,
         "class_k": {"batch": [1, 1, 2, 2]},
+        "expert_cap": None,
     }
 
 

@@ -78,15 +78,8 @@ def test_the_kernel_is_attention_of_every_decoding_request_over_its_rows(
     row_N = torch.randint(0, 100, (sum(num_keys),))
     output_THD = torch.zeros_like(query_THD)
     decodes_R = np.array(num_queries) == 1
-    attention._decode(
-        query_THD,
-        (keys_SKD, values_SKD),
-        row_N,
-        (query_ends, key_ends),
-        decodes_R,
-        None,
-        output_THD,
-    )
+    cache_SKD, ends_R = (keys_SKD, values_SKD), (query_ends, key_ends)
+    attention._decode(query_THD, cache_SKD, row_N, ends_R, decodes_R, None, output_THD)
     for request in range(len(num_keys)):
         queries = slice(query_ends[request], query_ends[request + 1])
         if not decodes_R[request]:

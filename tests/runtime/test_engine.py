@@ -229,3 +229,27 @@ def test_every_step_says_how_many_experts_it_ran_by_layer() -> None:
         assert use is not None
         assert min(use.worst_load) >= 1.0
         assert bench.engine.expert_use() is None  # taken
+
+
+def test_a_cap_holds_in_steps_that_decode_and_leaves_prompts_alone() -> None:
+    with Bench(max_batch_tokens=64) as bench:
+        bench.engine.apply(Plan(2, (4, 4), 1.0, expert_cap=(2, 3)))
+        for n in range(6):
+            bench.submit(str(n), prompt(n, 20), 30)
+        bench.wait_for_end(*map(str, range(6)))
+        decodes = [step.distinct_experts for step in bench.steps if step.prefill_tokens == 0]
+        prefills = [step.distinct_experts for step in bench.steps if step.prefill_tokens >= 40]
+    # Each token's own best may come on top of the cap.
+    assert len(decodes) > 20
+    assert sum(first for first, _ in decodes) / len(decodes) < 5
+    assert all(first <= 2 + 6 and second <= 3 + 6 for first, second in decodes)
+    assert min(min(each) for each in prefills) >= 7
+
+
+def test_a_cap_that_never_binds_changes_nothing() -> None:
+    ids = prompt(6, 30)
+    with Bench() as bench:
+        bench.engine.apply(Plan(2, (2, 2), 1.0, expert_cap=(8, 8)))
+        bench.submit("capped", ids, 20)
+        bench.wait_for_end("capped")
+        assert bench.tokens("capped") == in_class(None, ids)

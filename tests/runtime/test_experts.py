@@ -6,10 +6,14 @@ from transformers import PreTrainedModel
 
 from runtime.elastic import ExpertDial
 from runtime.experts import Backend, best_backend
+from runtime.moe_layers import NotElasticError
 from runtime.native.library import can_run
+from tests.runtime.families import FAMILIES as ALL_FAMILIES
+from tests.runtime.families import IDS_BS as DEEPSEEK_IDS_BS
 from tests.training.families import FAMILIES, olmoe, qwen
 
 IDS_BS = torch.arange(40).view(2, 20)
+DEEPSEEK = ALL_FAMILIES["deepseek_v3"]
 ALL = pytest.mark.parametrize("build", FAMILIES)
 BACKENDS = pytest.mark.parametrize(
     "backend",
@@ -110,3 +114,11 @@ def test_experts_that_the_kernel_does_not_know_are_refused_by_name_and_served_ot
         dial.install(Backend.NATIVE, IDS_BS)
     dial.install(Backend.GROUPED_MM, IDS_BS)
     dial.prove(IDS_BS)
+
+
+def test_a_cap_is_refused_where_routers_do_not_rank_by_weight() -> None:
+    dial = ExpertDial(DEEPSEEK.build())
+    dial.install(Backend.EAGER, DEEPSEEK_IDS_BS)
+    with pytest.raises(NotElasticError, match="cannot be capped: the routers do not rank by"):
+        dial.set_by_token([(1, 1)], torch.zeros(24, dtype=torch.long), caps=(4, 4))
+    assert dial.plan == dial.trained_plan

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.selection import Rule, anchor, keep_best
+from runtime.selection import Rule, anchor, keep_best, keep_shared
 
 E = 16
 PLAIN, RENORMALISED = Rule(renormalises=False), Rule(renormalises=True)
@@ -104,3 +104,50 @@ def test_nothing_is_read_back_from_the_device() -> None:
     kept_TK, ours_TK = keep_best(index_TK, weight_TK, budget_T, E, Rule(True, anchor_k=2))
     assert kept_TK.shape == ours_TK.shape == (3, 4)
     assert anchor(weight_TK, 2).shape == (3, 4)
+
+
+@st.composite
+def rankings(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All experts of each token, as a router gives them at its widest, and budgets."""
+    tokens = draw(st.integers(1, 6))
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    index_TE = torch.rand(tokens, E).argsort(-1)
+    return index_TE, torch.rand(tokens, E) + 0.01, torch.randint(1, 5, (tokens,))
+
+
+@given(rankings(), st.integers(1, E))
+def test_sharing_caps_the_distinct_experts_but_for_each_tokens_best(ranking, cap: int) -> None:  # noqa: ANN001
+    index_TE, weight_TE, budget_T = ranking
+    kept_TE, _ = keep_shared(index_TE, weight_TE, budget_T, cap, E, RENORMALISED)
+    best = set(index_TE.gather(1, weight_TE.argmax(-1, keepdim=True)).flatten().tolist())
+    kept = as_sets(kept_TE)
+    assert len(set().union(*kept) - best) <= cap
+    assert best <= set().union(*kept)
+    assert all(1 <= len(each) <= k for each, k in zip(kept, budget_T.tolist(), strict=True))
+
+
+@given(rankings())
+def test_without_a_limit_sharing_changes_nothing(ranking) -> None:  # noqa: ANN001
+    index_TE, weight_TE, budget_T = ranking
+    shared = keep_shared(index_TE, weight_TE, budget_T, E, E, RENORMALISED)
+    alone = keep_best(index_TE, weight_TE, budget_T, E, RENORMALISED)
+    assert torch.equal(shared[0], alone[0])
+    assert torch.equal(shared[1], alone[1])
+
+
+def test_a_token_takes_the_next_best_of_the_shared_experts_in_place_of_what_is_not() -> None:
+    index_TE = torch.tensor([[0, 1, 2, 3], [0, 2, 1, 3], [2, 0, 1, 3]])
+    weight_TE = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).repeat(3, 1)
+    two_T = torch.tensor([2, 2, 2])
+    kept_TE, ours_TE = keep_shared(index_TE, weight_TE, two_T, 2, 4, PLAIN)
+    # 0 and 2 serve the batch best; the first token's second choice, 1, gives way to its third.
+    assert [{e for e in row if e < 4} for row in kept_TE.tolist()] == [{0, 2}] * 3
+    assert torch.allclose(ours_TE.sum(-1), torch.tensor([0.6, 0.7, 0.7]))
+
+
+def test_sharing_reads_nothing_back_from_the_device() -> None:
+    meta = {"device": "meta"}
+    index_TE, weight_TE = torch.empty(3, E, dtype=torch.long, **meta), torch.empty(3, E, **meta)
+    budget_T = torch.empty(3, dtype=torch.long, **meta)
+    kept_TE, _ = keep_shared(index_TE, weight_TE, budget_T, 5, E, RENORMALISED)
+    assert kept_TE.shape == (3, E)
