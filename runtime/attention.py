@@ -10,7 +10,7 @@ Shapes: T tokens of the step, S rows of the cache, N of them keys of its request
 heads, K key-value heads, D head size.
 """
 
-import ctypes
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from transformers.masking_utils import flash_attention_mask
 from runtime.native.library import can_run, kernels
 
 NAME = "paged_by_request"
-HEAD_MULTIPLE, LARGEST_HEAD = 32, 256  # what the kernel can do
+HEAD_MULTIPLE = 32  # that the kernel can do
 
 
 def register() -> None:
@@ -48,32 +48,68 @@ def attention_by_request(
         return sdpa_attention_forward(
             module, query_1HTD, key_1KTD, value_1KTD, attention_mask, scaling=scaling, **kwargs
         )
-    layer_type = cache.layer_to_allocator[module.layer_idx].layer_type
-    query_ends = kwargs["cu_seq_lens_q"].numpy(force=True)
-    key_ends = kwargs["cu_seq_lens_k"][layer_type].numpy(force=True)
     keys_SKD, values_SKD, row_N = _write(key_1KTD, value_1KTD, module.layer_idx, cache, kwargs)
     query_THD = query_1HTD[0].transpose(0, 1).contiguous()
+    step = lay_out(cache, module.layer_idx, kwargs, by_kernel=kernel_takes(query_THD))
+    return attend(query_THD, keys_SKD, values_SKD, row_N, step, scaling)[None], None
+
+
+@dataclass(frozen=True)
+class PagedStep:
+    """Which queries of a step belong to which keys. R requests that decode."""
+
+    token_R: np.ndarray  # of the only query of each, int32
+    range_R2: np.ndarray  # of its keys, int32
+    prompts: list[tuple[slice, slice]]  # queries and keys of the other requests
+
+
+def lay_out(
+    cache: PagedAttentionCache, layer_idx: int, kwargs: dict[str, object], by_kernel: bool
+) -> PagedStep:
+    layer_type = cache.layer_to_allocator[layer_idx].layer_type
+    query_ends = kwargs["cu_seq_lens_q"].numpy(force=True)
+    key_ends = kwargs["cu_seq_lens_k"][layer_type].numpy(force=True)
+    num_queries = np.diff(query_ends)
+    decodes = np.flatnonzero(num_queries == 1) if by_kernel else np.array([], dtype=int)
+    prompts = np.setdiff1d(np.flatnonzero(num_queries), decodes).tolist()
+    return PagedStep(
+        query_ends[decodes].astype(np.int32),
+        np.stack([key_ends[decodes], key_ends[decodes + 1]], axis=1).astype(np.int32),
+        [
+            (
+                slice(int(query_ends[r]), int(query_ends[r + 1])),
+                slice(int(key_ends[r]), int(key_ends[r + 1])),
+            )
+            for r in prompts
+        ],
+    )
+
+
+def attend(
+    query_THD: torch.Tensor,
+    keys_SKD: torch.Tensor,
+    values_SKD: torch.Tensor,
+    row_N: torch.Tensor,
+    step: PagedStep,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention output, shape (T, H, D), over keys and values where they lie in the cache."""
     output_THD = torch.empty_like(query_THD)
-    by_sdpa = np.diff(query_ends) > 0
-    if _kernel_takes(query_THD):
-        decodes = np.diff(query_ends) == 1
-        by_sdpa &= ~decodes
-        cache_SKD, ends_R = (keys_SKD, values_SKD), (query_ends, key_ends)
-        _decode(query_THD, cache_SKD, row_N, ends_R, decodes, scaling, output_THD)
-    for request in np.flatnonzero(by_sdpa):
-        queries = slice(query_ends[request], query_ends[request + 1])
-        rows = row_N[key_ends[request] : key_ends[request + 1]]
-        num_queries, num_keys = int(queries.stop - queries.start), len(rows)
+    if len(step.token_R):
+        _decode(query_THD, keys_SKD, values_SKD, row_N, step, scaling, output_THD)
+    for queries, keys in step.prompts:
+        rows = row_N[keys]
+        num_queries, num_keys = queries.stop - queries.start, len(rows)
         output_THD[queries] = scaled_dot_product_attention(
-            query_1HTD[:, :, queries],
+            query_THD[queries].transpose(0, 1)[None],
             keys_SKD[rows].transpose(0, 1)[None],
             values_SKD[rows].transpose(0, 1)[None],
-            attn_mask=_chunk_mask(num_queries, num_keys, query_1HTD.device),
+            attn_mask=_chunk_mask(num_queries, num_keys, query_THD.device),
             is_causal=num_queries == num_keys and num_queries > 1,
             scale=scaling,
-            enable_gqa=keys_SKD.shape[1] != query_1HTD.shape[1],
+            enable_gqa=keys_SKD.shape[1] != query_THD.shape[1],
         )[0].transpose(0, 1)
-    return output_THD[None], None
+    return output_THD
 
 
 def _write(
@@ -100,42 +136,36 @@ def _write(
     return keys_SKD, values_SKD, read_N if len(read_N) else write_T  # none read: all keys are new
 
 
-def _kernel_takes(query_THD: torch.Tensor) -> bool:
+def kernel_takes(query_THD: torch.Tensor) -> bool:
     head = query_THD.shape[-1]
-    return (
-        query_THD.device.type == "cpu"
-        and head % HEAD_MULTIPLE == 0
-        and head <= LARGEST_HEAD
-        and can_run(query_THD.dtype)
-    )
+    return query_THD.device.type == "cpu" and head % HEAD_MULTIPLE == 0 and can_run(query_THD.dtype)
 
 
 def _decode(
     query_THD: torch.Tensor,
-    cache_SKD: tuple[torch.Tensor, torch.Tensor],  # keys, values
+    keys_SKD: torch.Tensor,
+    values_SKD: torch.Tensor,
     row_N: torch.Tensor,
-    ends_R: tuple[np.ndarray, np.ndarray],  # of queries, of keys
-    decodes_R: np.ndarray,
+    step: PagedStep,
     scaling: float | None,
     output_THD: torch.Tensor,
 ) -> None:
     """Fill in the output of the requests with one query (`runtime/native/attention.cpp`)."""
-    (keys_SKD, values_SKD), (query_ends, key_ends) = cache_SKD, ends_R
-    requests = np.flatnonzero(decodes_R)
-    token_R = np.ascontiguousarray(query_ends[requests], dtype=np.int32)
-    range_R2 = np.stack([key_ends[requests], key_ends[requests + 1]], axis=1).astype(np.int32)
-    head_size = query_THD.shape[2]
+    _, num_heads, head_size = query_THD.shape
     kernels().kprime_attention(
-        int(query_THD.dtype is torch.bfloat16),
-        *(ctypes.c_void_p(x.data_ptr()) for x in (query_THD, keys_SKD, values_SKD, row_N)),
-        ctypes.c_void_p(range_R2.ctypes.data),
-        ctypes.c_void_p(token_R.ctypes.data),
-        len(requests),
-        query_THD.shape[1],
+        query_THD.dtype is torch.bfloat16,
+        query_THD.data_ptr(),
+        keys_SKD.data_ptr(),
+        values_SKD.data_ptr(),
+        row_N.data_ptr(),
+        step.range_R2.ctypes.data,
+        step.token_R.ctypes.data,
+        len(step.token_R),
+        num_heads,
         keys_SKD.shape[1],
         head_size,
-        ctypes.c_float(head_size**-0.5 if scaling is None else scaling),
-        ctypes.c_void_p(output_THD.data_ptr()),
+        head_size**-0.5 if scaling is None else scaling,
+        output_THD.data_ptr(),
         torch.get_num_threads(),
     )
 

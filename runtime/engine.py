@@ -24,10 +24,10 @@ from transformers.generation.continuous_batching.requests import (
 )
 
 from controller.signals import ExpertUse, Plan, Step
-from runtime import attention, sampling
+from runtime import attention
 from runtime.elastic import ExpertDial
 from runtime.expert_load import ExpertLoad
-from runtime.sampling import Sampling
+from runtime.sampling import Nucleus, Sampling, draw, processors
 
 PAGE_TOKENS = 64
 SAMPLED = GenerationConfig(do_sample=True, max_new_tokens=16)  # each request brings its own values
@@ -87,7 +87,7 @@ class Engine:
                 prefilled,
             ),
         )
-        self._manager.logit_processor = sampling.processors()
+        self._manager.sample_with(Nucleus())
         attention.register()
         model.set_attn_implementation(attention.NAME)
         self._manager.output_router = _StampingRouter(
@@ -192,7 +192,22 @@ class SteppedManager(ContinuousBatchingManager):
         super().__init__(*args)
         self._before_step = before_step
         self._on_step = on_step
+        self._nucleus: Nucleus | None = None
         self.current_batch = 0
+
+    def sample_with(self, nucleus: Nucleus) -> None:
+        """Take the next tokens as `runtime.sampling` does; before the start."""
+        self.logit_processor, self._nucleus = processors(nucleus), nucleus
+
+    def _create_batch_processor(self) -> ContinuousBatchProcessor:
+        processor = super()._create_batch_processor()
+        if self._nucleus is not None:
+            processor.model_runner._sample = self._sample
+        return processor
+
+    def _sample(self, scores_1BV: torch.Tensor, output_ids: torch.Tensor) -> None:
+        tokens_B = draw(scores_1BV[0], self._nucleus.all_greedy)
+        output_ids[0, : len(tokens_B)].copy_(tokens_B)
 
     def _generation_step(self) -> None:
         self._before_step(self.batch_processor.inputs_and_outputs.requests_in_batch)

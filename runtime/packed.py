@@ -1,9 +1,10 @@
-"""The weights of one layer's experts in the order in which the compiled kernel reads them.
+"""Weights in the order in which the compiled kernels read them: experts and linear layers.
 
-Shapes: T tokens, K slots of a token, E experts, D hidden features, F features inside an expert.
+Shapes: T tokens, K slots of a token, E experts, D hidden features, F features inside an expert, R
+output features of a linear layer.
 """
 
-import ctypes
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -63,21 +64,70 @@ class PackedExperts:
         weight_TK = weight_TK.float().contiguous()
         output_TD = torch.empty_like(hidden_TD)
         kernels().kprime_experts(
-            int(self.dtype is torch.bfloat16),
-            _address(self._gate_up),
-            _address(self._down),
+            self.dtype is torch.bfloat16,
+            self._gate_up.data_ptr(),
+            self._down.data_ptr(),
             self.num_experts,
             self.hidden,
             self.inner,
-            _address(hidden_TD),
-            _address(index_TK),
-            _address(weight_TK),
-            _address(output_TD),
+            hidden_TD.data_ptr(),
+            index_TK.data_ptr(),
+            weight_TK.data_ptr(),
+            output_TD.data_ptr(),
             *index_TK.shape,
             torch.get_num_threads(),
-            _address(load_E),
+            load_E.data_ptr(),
         )
         return output_TD
+
+
+class PackedLinear:
+    """Linear layers of one input, side by side as one, run by `runtime/native/dense.cpp`."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        """Copies. Input features are even in number."""
+        self._pack(torch.cat([layer.weight.detach() for layer in layers]))
+        if any(layer.bias is not None for layer in layers):
+            self._bias_R = torch.cat(
+                [
+                    torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
+                    for layer in layers
+                ]
+            ).float()
+
+    @classmethod
+    def of(cls, weight_RD: torch.Tensor) -> Self:
+        """A layer without bias."""
+        packed = cls.__new__(cls)
+        packed._pack(weight_RD.detach())
+        return packed
+
+    def _pack(self, weight_RD: torch.Tensor) -> None:
+        self.num_outputs, self.num_inputs = weight_RD.shape
+        self._dtype = weight_RD.dtype
+        missing = -self.num_outputs % TILE
+        self._weight = _tiles(functional.pad(weight_RD, (0, 0, 0, missing))[None])
+        self._bias_R: torch.Tensor | None = None
+
+    @property
+    def address(self) -> int:
+        return self._weight.data_ptr()
+
+    def __call__(self, input_TD: torch.Tensor) -> torch.Tensor:
+        input_TD = input_TD.contiguous()
+        output_TR = input_TD.new_empty(len(input_TD), self.num_outputs)
+        kernels().kprime_linear(
+            self._dtype is torch.bfloat16,
+            self._weight.data_ptr(),
+            None if self._bias_R is None else self._bias_R.data_ptr(),
+            input_TD.data_ptr(),
+            len(input_TD),
+            self.num_inputs,
+            self.num_outputs,
+            output_TR.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return output_TR
 
 
 def can_pack(experts: nn.Module) -> bool:
@@ -102,7 +152,3 @@ def _tiles(weight_ERC: torch.Tensor) -> torch.Tensor:
     """(E, rows, columns) -> (E, rows / 64, columns in units of 32 bits, 64)."""
     units_ERU = weight_ERC.contiguous().view(torch.int32)
     return units_ERU.unflatten(1, (-1, TILE)).transpose(2, 3).contiguous()
-
-
-def _address(tensor: torch.Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())

@@ -32,15 +32,15 @@ class Sampling:
         return {"temperature": self.temperature, "top_p": self.top_p}
 
 
-def processors() -> ContinuousBatchingLogitsProcessorList:
-    """Temperature, then nucleus; every request brings its own values."""
+def processors(nucleus: "Nucleus") -> ContinuousBatchingLogitsProcessorList:
+    """Temperature, then `nucleus`; every request brings its own values."""
     by_request = ContinuousBatchingLogitsProcessorList(
         LogitsProcessorList([TemperatureLogitsWarper(0.5)]), per_request_processors=True
     )
     assert isinstance(by_request.logits_processor[0], ContinuousBatchingTemperatureLogitsWarper)
-    nucleus = LogitsProcessorList([*by_request.logits_processor, Nucleus()])
-    chosen = ContinuousBatchingLogitsProcessorList(nucleus)
-    chosen.tensors_required = len(nucleus)
+    both = LogitsProcessorList([*by_request.logits_processor, nucleus])
+    chosen = ContinuousBatchingLogitsProcessorList(both)
+    chosen.tensors_required = len(both)
     return chosen
 
 
@@ -49,6 +49,9 @@ class Nucleus(ContinuousBatchingLogitsProcessor):
 
     supported_kwargs: dict[str, type] = {"top_p": float}  # noqa: RUF012  (the base has it so)
     ignored_kwargs = ()
+
+    def __init__(self) -> None:
+        self.all_greedy = False  # the rows of the step that runs
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         int32_tensor.copy_(torch.ones_like(int32_tensor, dtype=torch.float32).view(torch.int32))
@@ -60,9 +63,12 @@ class Nucleus(ContinuousBatchingLogitsProcessor):
             request.state.logit_processor_kwargs.get("top_p", 1.0)
             for request in requests_with_new_token
         ]
+        self.all_greedy = all(top_p == GREEDY for top_p in top_ps)
         return torch.tensor(top_ps, dtype=torch.float32).view(torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
+        if self.all_greedy:
+            return scores
         top_p_B = tensor_arg[: len(scores)].view(torch.float32)
         greedy_B = top_p_B == GREEDY
         if greedy_B.any():
@@ -75,6 +81,13 @@ class Nucleus(ContinuousBatchingLogitsProcessor):
             scores = scores.clone()
             scores[nucleus_B] = _cut(scores[nucleus_B], top_p_B[nucleus_B])
         return scores
+
+
+def draw(scores_BV: torch.Tensor, all_greedy: bool) -> torch.Tensor:
+    """One token a row, (B,)."""
+    if all_greedy:
+        return scores_BV.argmax(-1)
+    return torch.multinomial(scores_BV.softmax(-1), num_samples=1)[:, 0]
 
 
 def _cut(scores_BV: torch.Tensor, top_p_B: torch.Tensor) -> torch.Tensor:

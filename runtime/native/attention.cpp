@@ -1,8 +1,7 @@
-// Attention of the decoding requests of a step over a paged key-value cache, on a CPU with AVX-512.
-//
-// Takes one query token a request and reads its keys and values where they lie in the cache: nothing
-// is gathered, and all query heads that share a key-value head use one reading of it. Knows nothing
-// of torch (see experts.cpp).
+// Attention over a paged key-value cache, on a CPU with AVX-512: queries, keys and values of a step
+// are put in place, then the requests that decode attend, one query token each, to keys and values
+// where they lie in the cache. Nothing is gathered, and all query heads that share a key-value head
+// use one reading of it. Knows nothing of torch (see experts.cpp).
 //
 // A cache is rows of [key-value heads][head size]; `rows` names, request after request, those of its
 // keys in order. Head sizes are multiples of 32.
@@ -11,46 +10,18 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
+#include "element.h"
 #include "exponential.h"
 
 namespace {
 
-constexpr int kLanes = 16;
-constexpr int kMaxVectors = 16;  // head sizes up to 256
-
-// One element type: loads of 16 features as fp32, and the product of two heads.
-struct Bf16 {
-  using Element = uint16_t;
-  static __m512 load(const Element* p) {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-  }
-  static void store(Element* p, __m512 x) {
-    _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(x));
-  }
-  static float dot(const Element* a, const Element* b, int size) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int d = 0; d < size; d += 2 * kLanes)
-      sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(a + d),
-                             (__m512bh)_mm512_loadu_si512(b + d));
-    return _mm512_reduce_add_ps(sum);
-  }
-};
-
-struct Fp32 {
-  using Element = float;
-  static __m512 load(const Element* p) { return _mm512_loadu_ps(p); }
-  static void store(Element* p, __m512 x) { _mm512_storeu_ps(p, x); }
-  static float dot(const Element* a, const Element* b, int size) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int d = 0; d < size; d += kLanes) sum = _mm512_fmadd_ps(load(a + d), load(b + d), sum);
-    return _mm512_reduce_add_ps(sum);
-  }
-};
+constexpr int kTasksPerThread = 2;
 
 // In place: e^(score - maximum). Gives the sum.
 float exponentials(float* scores, int count) {
@@ -58,7 +29,7 @@ float exponentials(float* scores, int count) {
   for (int i = 0; i < count; ++i) maximum = scores[i] > maximum ? scores[i] : maximum;
   __m512 sum = _mm512_setzero_ps();
   for (int i = 0; i < count; i += kLanes) {
-    const __mmask16 live = count - i >= kLanes ? 0xffff : (1u << (count - i)) - 1;
+    const __mmask16 live = first_lanes(count - i);
     const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(live, scores + i), _mm512_set1_ps(maximum));
     const __m512 e = exponential(x);
     _mm512_mask_storeu_ps(scores + i, live, e);
@@ -72,33 +43,40 @@ struct Shape {
   float scale;
 };
 
-// All query heads of one key-value head, for one request.
+// Query heads that share the key-value heads begin..end of one request. Its rows are read whole, one
+// after the other, since that is how they lie in memory.
 template <typename Type>
 void attend(const Shape& shape, const typename Type::Element* query,
             const typename Type::Element* keys, const typename Type::Element* values,
-            const int64_t* rows, int num_keys, float* scores, typename Type::Element* out) {
+            const int64_t* rows, int num_keys, int begin, int end, std::vector<float>& buffer,
+            typename Type::Element* out) {
   const int size = shape.head_size, group = shape.heads / shape.kv_heads;
   const int64_t stride = (int64_t)shape.kv_heads * size;
-  for (int i = 0; i < num_keys; ++i) {
-    const auto* key = keys + rows[i] * stride;
-    for (int g = 0; g < group; ++g)
-      scores[g * num_keys + i] = shape.scale * Type::dot(query + g * size, key, size);
-  }
-  const int num_vectors = size / kLanes;
-  for (int g = 0; g < group; ++g) {
-    float* const weights = scores + g * num_keys;
-    const __m512 inverse = _mm512_set1_ps(1.f / exponentials(weights, num_keys));
-    __m512 sums[kMaxVectors];
-    for (int v = 0; v < num_vectors; ++v) sums[v] = _mm512_setzero_ps();
-    for (int i = 0; i < num_keys; ++i) {
-      const auto* value = values + rows[i] * stride;
-      const __m512 weight = _mm512_set1_ps(weights[i]);
-      for (int v = 0; v < num_vectors; ++v)
-        sums[v] = _mm512_fmadd_ps(weight, Type::load(value + v * kLanes), sums[v]);
+  const int num_heads = (end - begin) * group;
+  buffer.assign((size_t)num_heads * (num_keys + size), 0.f);
+  float* const scores = buffer.data();
+  float* const sums = scores + (size_t)num_heads * num_keys;
+  for (int i = 0; i < num_keys; ++i)
+    for (int h = 0; h < num_heads; ++h) {
+      const auto* key = keys + rows[i] * stride + (begin + h / group) * size;
+      const auto* one_query = query + (begin * group + h) * size;
+      scores[h * num_keys + i] = shape.scale * Type::dot(one_query, key, size);
     }
-    for (int v = 0; v < num_vectors; ++v)
-      Type::store(out + g * size + v * kLanes, _mm512_mul_ps(sums[v], inverse));
+  for (int h = 0; h < num_heads; ++h) {
+    const float inverse = 1.f / exponentials(scores + h * num_keys, num_keys);
+    for (int i = 0; i < num_keys; ++i) scores[h * num_keys + i] *= inverse;
   }
+  for (int i = 0; i < num_keys; ++i)
+    for (int h = 0; h < num_heads; ++h) {
+      const auto* value = values + rows[i] * stride + (begin + h / group) * size;
+      const __m512 weight = _mm512_set1_ps(scores[h * num_keys + i]);
+      for (int d = 0; d < size; d += kLanes) {
+        float* const sum = sums + h * size + d;
+        _mm512_storeu_ps(sum, _mm512_fmadd_ps(weight, Type::load(value + d), _mm512_loadu_ps(sum)));
+      }
+    }
+  for (int d = 0; d < num_heads * size; d += kLanes)
+    Type::store(out + begin * group * size + d, _mm512_loadu_ps(sums + d));
 }
 
 template <typename Type>
@@ -106,25 +84,94 @@ void run(const Shape& shape, const void* queries, const void* keys, const void* 
          const int64_t* rows, const int32_t* key_ranges, const int32_t* tokens, int num_requests,
          void* out, int num_threads) {
   using Element = typename Type::Element;
-  const int group = shape.heads / shape.kv_heads, size = shape.head_size;
+  // Few requests are divided among the threads by heads.
+  const int wanted = (kTasksPerThread * num_threads + num_requests - 1) / num_requests;
+  const int parts = std::max(1, std::min(shape.kv_heads, num_threads > 1 ? wanted : 1));
 #pragma omp parallel num_threads(num_threads)
   {
-    std::vector<float> scores;
+    std::vector<float> buffer;
 #pragma omp for schedule(dynamic, 1)
-    for (int i = 0; i < num_requests * shape.kv_heads; ++i) {
-      const int request = i / shape.kv_heads, head = i % shape.kv_heads;
+    for (int i = 0; i < num_requests * parts; ++i) {
+      const int request = i / parts, part = i % parts;
       const int begin = key_ranges[2 * request];
-      const int num_keys = key_ranges[2 * request + 1] - begin;
-      if (scores.size() < (size_t)group * num_keys) scores.resize((size_t)group * num_keys);
-      const int64_t at = ((int64_t)tokens[request] * shape.heads + head * group) * size;
-      attend<Type>(shape, (const Element*)queries + at, (const Element*)keys + head * size,
-                   (const Element*)values + head * size, rows + begin, num_keys, scores.data(),
+      const int64_t at = (int64_t)tokens[request] * shape.heads * shape.head_size;
+      attend<Type>(shape, (const Element*)queries + at, (const Element*)keys,
+                   (const Element*)values, rows + begin, key_ranges[2 * request + 1] - begin,
+                   part * shape.kv_heads / parts, (part + 1) * shape.kv_heads / parts, buffer,
                    (Element*)out + at);
     }
   }
 }
 
+// The norms of queries and keys, if any: of each head, or of all heads of a token together.
+enum Norm { kNone, kByHead, kByToken };
+
+struct Heads {
+  int heads, kv_heads, head_size;
+  Norm norm;
+  float epsilon;
+};
+
+// `count` heads of one token: norm, then rotation by the token's position.
+template <typename Type>
+void turn(const Heads& shape, const typename Type::Element* x, int count, const void* norm_weight,
+          const typename Type::Element* cos, const typename Type::Element* sin,
+          typename Type::Element* out) {
+  using Element = typename Type::Element;
+  const int size = shape.head_size, half = size / 2;
+  const Element* weight = (const Element*)norm_weight;
+  float scale = shape.norm == kByToken ? inverse_rms<Type>(x, count * size, shape.epsilon) : 1.f;
+  for (int h = 0; h < count; ++h, x += size, out += size) {
+    if (shape.norm == kByHead) scale = inverse_rms<Type>(x, size, shape.epsilon);
+    const Element* w = shape.norm == kByToken ? weight + h * size : weight;
+    const auto normed = [&](int d) {
+      const __m512 value = _mm512_mul_ps(Type::load(x + d), _mm512_set1_ps(scale));
+      return shape.norm == kNone ? value : _mm512_mul_ps(value, Type::load(w + d));
+    };
+    for (int d = 0; d < half; d += kLanes) {
+      const __m512 low = normed(d), high = normed(d + half);
+      const __m512 low_sin = _mm512_mul_ps(high, Type::load(sin + d));
+      const __m512 high_sin = _mm512_mul_ps(low, Type::load(sin + d + half));
+      Type::store(out + d, _mm512_fmsub_ps(low, Type::load(cos + d), low_sin));
+      Type::store(out + d + half, _mm512_fmadd_ps(high, Type::load(cos + d + half), high_sin));
+    }
+  }
+}
+
+template <typename Type>
+void place(const Heads& shape, const void* qkv, const void* query_norm, const void* key_norm,
+           const void* cos, const void* sin, const int64_t* rows, int num_tokens, void* queries,
+           void* keys, void* values, int num_threads) {
+  using Element = typename Type::Element;
+  const int size = shape.head_size;
+  const int query_width = shape.heads * size, kv_width = shape.kv_heads * size;
+#pragma omp parallel for num_threads(num_threads) if (num_tokens > 4)
+  for (int t = 0; t < num_tokens; ++t) {
+    const Element* query = (const Element*)qkv + (int64_t)t * (query_width + 2 * kv_width);
+    const Element* key = query + query_width;
+    const Element* const cos_t = (const Element*)cos + (int64_t)t * size;
+    const Element* const sin_t = (const Element*)sin + (int64_t)t * size;
+    turn<Type>(shape, query, shape.heads, query_norm, cos_t, sin_t,
+               (Element*)queries + (int64_t)t * query_width);
+    turn<Type>(shape, key, shape.kv_heads, key_norm, cos_t, sin_t,
+               (Element*)keys + rows[t] * kv_width);
+    std::memcpy((Element*)values + rows[t] * kv_width, key + kv_width, kv_width * sizeof(Element));
+  }
+}
+
 }  // namespace
+
+// qkv: [token][queries, keys, values of all heads], as the projections give them. Normed and turned,
+// queries go to `queries`, keys to row `rows[token]` of the cache; values go there as they are.
+extern "C" __attribute__((visibility("default"))) void kprime_heads(
+    int bf16, const void* qkv, int heads, int kv_heads, int head_size, int norm, float epsilon,
+    const void* query_norm, const void* key_norm, const void* cos, const void* sin,
+    const int64_t* rows, int num_tokens, void* queries, void* keys, void* values,
+    int num_threads) {
+  const Heads shape{heads, kv_heads, head_size, (Norm)norm, epsilon};
+  (bf16 ? place<Bf16> : place<Fp32>)(shape, qkv, query_norm, key_norm, cos, sin, rows, num_tokens,
+                                     queries, keys, values, num_threads);
+}
 
 // queries, out: [token][heads][head size]. For each request its token and the range of its keys in
 // `rows`, two numbers.

@@ -8,18 +8,50 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent
+INT, F32, PTR = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+ARGUMENTS = {
+    "kprime_experts": [INT, PTR, PTR, INT, INT, INT, PTR, PTR, PTR, PTR, INT, INT, INT, PTR],
+    "kprime_heads": [
+        INT,
+        PTR,
+        INT,
+        INT,
+        INT,
+        INT,
+        F32,
+        PTR,
+        PTR,
+        PTR,
+        PTR,
+        PTR,
+        INT,
+        PTR,
+        PTR,
+        PTR,
+        INT,
+    ],
+    "kprime_attention": [INT, PTR, PTR, PTR, PTR, PTR, PTR, INT, INT, INT, INT, F32, PTR, INT],
+    "kprime_linear": [INT, PTR, PTR, PTR, INT, INT, INT, PTR, INT],
+    "kprime_route": [INT, PTR, PTR, INT, INT, INT, INT, INT, PTR, PTR, PTR, INT],
+    "kprime_rms_norm": [INT, PTR, PTR, F32, INT, INT, PTR, INT],
+}
 
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The library, or None where the install had no compiler or the processor is another."""
+    """The library, or None where the install had no compiler."""
     # Imported first, torch has brought the OpenMP library whose threads the kernels share.
     for suffix in EXTENSION_SUFFIXES:
         if (path := FOLDER / f"_kernels{suffix}").is_file():
-            return ctypes.CDLL(str(path))
+            library = ctypes.CDLL(str(path))
+            for name, arguments in ARGUMENTS.items():
+                function = getattr(library, name)
+                function.argtypes, function.restype = arguments, None
+            return library
     return None
 
 
+@functools.cache
 def can_run(dtype: torch.dtype) -> bool:
     """Whether the kernels are there and this processor has their instructions for `dtype`."""
     needed = {

@@ -1,4 +1,5 @@
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,13 +77,20 @@ def test_the_kernel_is_attention_of_every_decoding_request_over_its_rows(
     query_ends, key_ends = (np.cumsum([0, *lengths]) for lengths in (num_queries, num_keys))
     query_THD = torch.randn(sum(num_queries), num_heads, head_dim).to(dtype)
     row_N = torch.randint(0, 100, (sum(num_keys),))
+    kwargs = {
+        "cu_seq_lens_q": torch.from_numpy(query_ends),
+        "cu_seq_lens_k": {"full_attention": torch.from_numpy(key_ends)},
+    }
+    allocator = SimpleNamespace(layer_type="full_attention")
+    cache = SimpleNamespace(layer_to_allocator={0: allocator})
+    step = attention.lay_out(cache, 0, kwargs, by_kernel=True)
+    assert len(step.token_R) == num_queries.count(1)
     output_THD = torch.zeros_like(query_THD)
-    decodes_R = np.array(num_queries) == 1
-    cache_SKD, ends_R = (keys_SKD, values_SKD), (query_ends, key_ends)
-    attention._decode(query_THD, cache_SKD, row_N, ends_R, decodes_R, None, output_THD)
+    if len(step.token_R):
+        attention._decode(query_THD, keys_SKD, values_SKD, row_N, step, None, output_THD)
     for request in range(len(num_keys)):
         queries = slice(query_ends[request], query_ends[request + 1])
-        if not decodes_R[request]:
+        if num_queries[request] > 1:
             assert (output_THD[queries] == 0).all()  # not its business
             continue
         rows = row_N[key_ends[request] : key_ends[request + 1]]

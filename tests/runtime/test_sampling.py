@@ -5,14 +5,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from runtime.sampling import Nucleus, Sampling, processors
+from runtime.sampling import Nucleus, Sampling, draw, processors
 
 PROBABILITIES = torch.tensor([0.05, 0.5, 0.15, 0.3])
 
 
-def processed(scores_BV: torch.Tensor, *choices: Sampling) -> torch.Tensor:
+def processed(
+    scores_BV: torch.Tensor, *choices: Sampling, nucleus: Nucleus | None = None
+) -> torch.Tensor:
     """The scores of one row a choice, as the batching manager has them processed."""
-    by_request = processors()
+    nucleus = nucleus or Nucleus()
+    by_request = processors(nucleus)
     requests = [
         SimpleNamespace(
             has_new_token=True,
@@ -52,9 +55,21 @@ def test_a_nucleus_is_the_fewest_best_tokens_that_reach_its_probability(
     assert torch.allclose(ours_V[1], PROBABILITIES[1].log())  # what is kept keeps its score
 
 
-def test_greedy_is_the_first_of_equals() -> None:
-    (ours_V,) = processed(torch.tensor([[1.0, 3.0, 3.0, 2.0]]), Sampling(0))
-    assert kept(ours_V) == [1]
+def test_greedy_is_the_first_of_equals_alone_and_beside_others() -> None:
+    tied_BV = torch.tensor([[1.0, 3.0, 3.0, 2.0]]).repeat(2, 1)
+    assert kept(processed(tied_BV, Sampling(0), Sampling())[0]) == [1]
+    nucleus = Nucleus()
+    scores_BV = processed(tied_BV, Sampling(0), Sampling(0), nucleus=nucleus)
+    assert draw(scores_BV, nucleus.all_greedy).tolist() == [1, 1]
+
+
+def test_draws_follow_the_probabilities() -> None:
+    torch.manual_seed(0)
+    nucleus = Nucleus()
+    scores_BV = PROBABILITIES.log().repeat(20_000, 1)
+    scores_BV = processed(scores_BV, *[Sampling(1.0, 0.7)] * len(scores_BV), nucleus=nucleus)
+    drawn = torch.bincount(draw(scores_BV, nucleus.all_greedy), minlength=4) / len(scores_BV)
+    assert torch.allclose(drawn, torch.tensor([0.0, 0.5 / 0.8, 0.0, 0.3 / 0.8]), atol=0.02)
 
 
 def test_the_scores_handed_in_are_left_as_they_were() -> None:
