@@ -110,13 +110,15 @@ def measure(arms: list[Arm], ks: list[int], rounds: int) -> Seen:
     random = np.random.default_rng(SEED)
     with Progress() as progress:
         task = progress.add_task("steps", total=(rounds + WARM_UP) * len(KINDS) * len(ks))
-        for round_ in range(rounds + WARM_UP):
+        for counted in range(-WARM_UP, rounds):
             for kind, k, arm in _in_turn(arms, ks, random):
                 if arm is None:
                     progress.advance(task)
-                elif not arm.is_slow(kind) or round_ == WARM_UP:
+                elif counted < (least := arm.num_rounds(kind, k, rounds)):
+                    if counted < 0 and least < rounds:
+                        continue  # too slow to be run for nothing
                     timings = arm.timings(kind, k, random)
-                    if round_ >= WARM_UP:
+                    if counted >= 0:
                         seen[arm.name][kind.name][k] += timings
     return seen
 

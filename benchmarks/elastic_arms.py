@@ -28,6 +28,7 @@ from runtime.elastic import ExpertDial
 from runtime.engine import SteppedManager
 from runtime.expert_load import ExpertLoad
 from runtime.experts import Backend, ElasticExperts
+from runtime.fusion import fuse
 from runtime.step_times import Bench
 
 MAX_BATCH_TOKENS = max(kind.tokens for kind in KINDS)
@@ -41,8 +42,8 @@ TRIES = 200
 class Arm(Protocol):
     name: str
 
-    def is_slow(self, kind: Kind) -> bool:
-        """Whether one round of this is enough."""
+    def num_rounds(self, kind: Kind, k: int, rounds: int) -> int:
+        """How many of the rounds it takes part in."""
 
     def timings(self, kind: Kind, k: int, random: np.random.Generator) -> list[Timing]: ...
 
@@ -60,13 +61,16 @@ class EngineArm(ExitStack):
         self.full_k, self.max_k = self.dial.trained_plan[0], self.dial.max_k
         self._backend, self._epoch, self._is_timed_prefill = backend, 0, False
         self.dial.install(backend, torch.arange(16)[None], rule_of(self.dial.model.config))
+        fuse(self.dial.model)
         if backend is Backend.BATCHED_MM:
             self._prefill_otherwise()
         self._experts_s = self.enter_context(_Stopwatch(self.dial))
         self._bench = self.enter_context(Bench(self.dial.model, self.dial, MAX_BATCH_TOKENS))
 
-    def is_slow(self, kind: Kind) -> bool:
-        return self._backend is Backend.BATCHED_MM and bool(kind.prefill)
+    def num_rounds(self, kind: Kind, k: int, rounds: int) -> int:
+        if self._backend is Backend.BATCHED_MM and kind.prefill:
+            return int(k == 1)  # a minute and more at larger k'
+        return rounds
 
     def _prefill_otherwise(self) -> None:
         """Fill the contexts of decoding requests with another backend: that is not timed."""
@@ -167,8 +171,8 @@ class StockArm:
     ) -> None:
         self._manager.stop(block=True, timeout=30, hard_stop=True)
 
-    def is_slow(self, kind: Kind) -> bool:
-        return False
+    def num_rounds(self, kind: Kind, k: int, rounds: int) -> int:
+        return rounds
 
     def timings(self, kind: Kind, k: int, random: np.random.Generator) -> list[Timing]:
         with self._manager.pause():
@@ -205,23 +209,23 @@ class VllmArm:
     def __init__(
         self, python: Path, folder: Path, dtype: str, threads: int, ks: Sequence[int]
     ) -> None:
-        self._workers = {
-            k: subprocess.Popen(
-                [
-                    *(str(python), str(WORKER), "--checkpoint", str(folder), "--k", str(k)),
-                    *("--dtype", dtype, "--threads", str(threads)),
-                ],
+        self._command = [
+            *(str(python), str(WORKER), "--checkpoint", str(folder)),
+            *("--dtype", dtype, "--threads", str(threads)),
+        ]
+        self._ks = ks
+        self._workers: dict[int, subprocess.Popen[str]] = {}
+
+    def __enter__(self) -> Self:
+        for k in self._ks:  # one after the other: each compiles on all cores
+            self._workers[k] = subprocess.Popen(
+                [*self._command, "--k", str(k)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
             )
-            for k in ks
-        }
-
-    def __enter__(self) -> Self:
-        for k, worker in self._workers.items():  # wait until all have loaded
-            self._ask(worker, k, {"kind": "prefill", "tokens": 16, "repeats": 1})
+            self._ask(self._workers[k], k, {"kind": "prefill", "tokens": 16, "repeats": 1})
         return self
 
     def __exit__(
@@ -234,8 +238,8 @@ class VllmArm:
             worker.stdin.close()
             worker.wait(timeout=60)
 
-    def is_slow(self, kind: Kind) -> bool:
-        return False
+    def num_rounds(self, kind: Kind, k: int, rounds: int) -> int:
+        return rounds
 
     def timings(self, kind: Kind, k: int, random: np.random.Generator) -> list[Timing]:
         if kind.prefill:

@@ -51,9 +51,9 @@ def _steps(figures: Figures, kind: Kind) -> Table:
     for arm, kinds in arms.items():
         cells = []
         for k in ks:
-            row, ours = kinds[kind.name][k], arms[OURS][kind.name][k]
-            ratio = f" ({row['step_ms'] / ours['step_ms']:.2f})" if arm != OURS else ""
-            cells.append(f"{row['step_ms']:.1f}{ratio}")
+            row, ours = kinds[kind.name].get(k), arms[OURS][kind.name][k]
+            ratio = f" ({row['step_ms'] / ours['step_ms']:.2f})" if row and arm != OURS else ""
+            cells.append(f"{row['step_ms']:.1f}{ratio}" if row else "not timed")
         table.add_row(arm, *cells)
     full = arms[OURS][kind.name][str(figures["full_k"])]["step_ms"]
     gains = [f"{full / arms[OURS][kind.name][k]['step_ms']:.2f}" for k in ks]

@@ -15,10 +15,8 @@ from rich.table import Column, Table
 from commands.exits import BAD_INPUT, bad_input, check_outputs, stop
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from runtime.elastic import ExpertDial
     from runtime.moe_layers import MoeLayer
+    from runtime.selection import Rule
 
 UNKNOWN = "unknown"
 COLUMNS = {
@@ -50,97 +48,36 @@ def inspect(
         json_file.write_text(json.dumps(facts, indent=1) + "\n")
     if refusal := facts["refusal"]:
         stop(f"refused: {refusal}", BAD_INPUT)
-    typer.echo("elastic k': proved")
+    typer.echo(f"elastic k': proved; classes that share a step: {facts['by_class']}")
 
 
 def _facts(folder: Path) -> dict[str, Any]:
     """Everything that is shown; raises CheckpointError if the folder holds no model at all."""
-    from runtime.checkpoint import CheckpointError
+    from runtime.checkpoint import CheckpointError, load_model, skeleton
     from runtime.moe_layers import NotElasticError, find_moe_layers, fixed_layers
 
-    skeleton = _skeleton(folder)
-    facts = {"checkpoint": str(folder), "model": type(skeleton).__name__, "layers": []}
-    facts |= {"fixed": fixed_layers(skeleton), "elastic": False, "refusal": None}
+    model = skeleton(folder)
+    facts = {"checkpoint": str(folder), "model": type(model).__name__, "layers": []}
+    facts |= {"fixed": fixed_layers(model), "elastic": False, "refusal": None, "by_class": None}
     try:
-        layers = find_moe_layers(skeleton)
+        layers = find_moe_layers(model)
         facts["layers"] = [_row(layer, UNKNOWN) for layer in layers]
-        model, dial = _prove(folder)
-        rules = _weights(model, dial)
+        _model, dial = load_model(folder)  # proves it, as it would be served
     except (NotElasticError, CheckpointError) as error:
         return facts | {"refusal": str(error)}
-    except RuntimeError as error:  # torch, in the first forward pass
-        return facts | {"refusal": f"{folder}: the model does not run here: {error}"}
-    rows = [_row(layer, rule) for layer, rule in zip(layers, rules, strict=True)]
-    return facts | {"layers": rows, "elastic": True}
-
-
-def _skeleton(folder: Path) -> "PreTrainedModel":
-    """The model without its weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from runtime.checkpoint import CheckpointError
-
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder}: no config.json; expected a transformers checkpoint folder"
-        )
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder}: {error}") from error
-
-
-def _prove(folder: Path) -> "tuple[PreTrainedModel, ExpertDial]":
-    """As it would be served; raises CheckpointError or NotElasticError with the reason if not."""
-    import torch
-
-    from runtime.checkpoint import NUM_PROOF_TOKENS, load_checkpoint
-    from runtime.elastic import ExpertDial
-
-    if (folder / "tokenizer.json").is_file():
-        loaded = load_checkpoint(folder)
-        return loaded.model, loaded.dial
-    model = _load_without_tokenizer(folder)
-    dial = ExpertDial(model)
-    dial.prove(torch.arange(NUM_PROOF_TOKENS, device=model.device)[None])
-    return model, dial
-
-
-def _load_without_tokenizer(folder: Path) -> "PreTrainedModel":
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
-    from runtime.checkpoint import CheckpointError, best_device, best_dtype
-
-    try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=best_dtype(), local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
-    if missing := sorted(loading["missing_keys"]):
-        raise CheckpointError(f"{folder}: the weights lack {missing[0]}")
-    return model.to(best_device()).eval()
-
-
-def _weights(model: "PreTrainedModel", dial: "ExpertDial") -> list[str]:
-    """What becomes of each layer's weights when its k' is changed."""
-    import torch
-
-    from runtime.checkpoint import NUM_PROOF_TOKENS
-    from runtime.denominator import AboveK, rule_of
-    from runtime.moe_layers import renormalising
-
-    anchored = rule_of(model.config) is AboveK.ANCHORED
-    kept = "anchored above k" if anchored else "renormalised"
-    input_ids_BS = torch.arange(NUM_PROOF_TOKENS, device=model.device)[None]
-    return [
-        kept if each else "not renormalised"
-        for each in renormalising(model, dial.layers, input_ids_BS)
+    rows = [
+        _row(layer, _weights(elastic.rule))
+        for layer, elastic in zip(layers, dial.elastic, strict=True)
     ]
+    by_class = dial.not_by_token or "each class at its own k'"
+    return facts | {"layers": rows, "elastic": True, "by_class": by_class}
+
+
+def _weights(rule: "Rule") -> str:
+    """What becomes of the weights when k' is changed."""
+    if rule.anchor_k is not None:
+        return "anchored above k"
+    return "renormalised" if rule.renormalises else "not renormalised"
 
 
 def _row(layer: "MoeLayer", weights: str) -> dict[str, str | int]:

@@ -23,6 +23,7 @@ class AppArgs(BaseModel):
     profile: str | None = None  # default: profile.json in the checkpoint
     journal: str = "runs/journal.jsonl"
     cache_tokens: PositiveInt = 65536
+    share_prefixes: bool = True
 
 
 def build(args: AppArgs) -> serve.Application:
@@ -48,4 +49,5 @@ def build(args: AppArgs) -> serve.Application:
         checkpoint=str(checkpoint),
         profile=str(profile),
         cache_tokens=args.cache_tokens,
+        share_prefixes=args.share_prefixes,
     )

@@ -49,17 +49,26 @@ class Checkpoint:
 
 def check_checkpoint(folder: Path) -> None:
     """Refuse, before any weight is read, what `load_checkpoint` would refuse by its structure."""
+    model = skeleton(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(f"{folder}: no tokenizer.json")
+    try:
+        ExpertDial(model)
+        rule_of(model.config)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+
+
+def skeleton(folder: Path) -> PreTrainedModel:
+    """The model without its weights; raises CheckpointError if the folder holds none."""
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder}: no config.json; expected a transformers checkpoint folder"
         )
-    if not (folder / "tokenizer.json").is_file():
-        raise CheckpointError(f"{folder}: no tokenizer.json")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
-            ExpertDial(AutoModelForCausalLM.from_config(config))
-        rule_of(config)
+            return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
 
@@ -74,12 +83,23 @@ def load_checkpoint(
     Raises CheckpointError for a folder without a checkpoint or a model without a working dial.
     """
     check_checkpoint(folder)
+    model, dial = load_model(folder, above_k, backend)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
+    return Checkpoint(folder, model, tokenizer, dial)
+
+
+def load_model(
+    folder: Path, above_k: AboveK | None = None, backend: Backend | None = None
+) -> tuple[PreTrainedModel, ExpertDial]:
+    """What `load_checkpoint` loads, without the tokenizer."""
     disable_progress_bar()
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder, dtype=best_dtype(), local_files_only=True, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
     if missing := sorted(loading["missing_keys"]):
@@ -98,7 +118,9 @@ def load_checkpoint(
         dial.prove(proof_ids_BS)
     except NotElasticError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    return Checkpoint(folder, model, tokenizer, dial)
+    except RuntimeError as error:  # torch's, in the first forward pass
+        raise CheckpointError(f"{folder}: the model does not run here: {error}") from error
+    return model, dial
 
 
 def load_profile_of(folder: Path, path: Path) -> Profile:

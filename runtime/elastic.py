@@ -36,7 +36,7 @@ class ExpertDial:
         self.load_LE = torch.zeros(
             len(self.layers), max(layer.num_experts for layer in self.layers), dtype=torch.int32
         )
-        self._not_by_token: str | None = None  # why tokens of one batch cannot differ in k'
+        self.not_by_token: str | None = None  # why tokens of one batch cannot differ in k'
 
     def install(
         self,
@@ -58,7 +58,7 @@ class ExpertDial:
             for layer, rule, load_E in zip(self.layers, by_layer, self.load_LE, strict=True)
         ]
         experts.use(self.model)
-        self._not_by_token = self._disprove_by_token(input_ids_BS)
+        self.not_by_token = self._disprove_by_token(input_ids_BS)
 
     @property
     def plan(self) -> tuple[int, ...]:
@@ -120,8 +120,8 @@ class ExpertDial:
                 raise NotElasticError(
                     "distinct experts cannot be capped: the routers do not rank by weight"
                 )
-        if self._not_by_token and any(tuple(plan) != tuple(plans[0]) for plan in plans):
-            raise NotElasticError(f"one k' for all tokens of a step: {self._not_by_token}")
+        if self.not_by_token and any(tuple(plan) != tuple(plans[0]) for plan in plans):
+            raise NotElasticError(f"one k' for all tokens of a step: {self.not_by_token}")
 
     @contextmanager
     def at(self, plan: Sequence[int]) -> Iterator[None]:

@@ -24,7 +24,7 @@ from transformers.generation.continuous_batching.requests import (
 )
 
 from controller.signals import ExpertUse, Plan, Step
-from runtime import attention
+from runtime import attention, prefixes
 from runtime.elastic import ExpertDial
 from runtime.expert_load import ExpertLoad
 from runtime.sampling import Nucleus, Sampling, draw, processors
@@ -56,6 +56,7 @@ class Engine:
         *,
         max_batch_tokens: int,
         cache_tokens: int,
+        share_prefixes: bool = False,
         on_step: Callable[[Step, dict[str, int]], None],
         on_emissions: Callable[[list[Emission]], None],
         clock: Callable[[], float] = time.monotonic,
@@ -65,6 +66,7 @@ class Engine:
         self._apply_lock = threading.Lock()
         self.plan = plan
         self._class_of: dict[str, str] = {}  # by request, of those that name one
+        self._salts: dict[str | None, int] = {None: 0}  # by class
         self._load = ExpertLoad(dial)
         self._check(plan)
         dial.set(plan.k)
@@ -76,7 +78,7 @@ class Engine:
                 page_size=PAGE_TOKENS,
                 num_blocks=cache_tokens // PAGE_TOKENS,
                 max_batch_tokens=max_batch_tokens,
-                allow_block_sharing=False,  # a shared prefix would carry keys of an older plan
+                allow_block_sharing=share_prefixes,
                 use_async_batching=False,
                 use_cuda_graph=False,  # a captured graph would replay the k' it was captured with
                 auto_switch_to_flash=False,
@@ -88,6 +90,8 @@ class Engine:
             ),
         )
         self._manager.sample_with(Nucleus())
+        if share_prefixes:
+            self._manager.keep_classes_apart(self._salt_of)
         attention.register()
         model.set_attn_implementation(attention.NAME)
         self._manager.output_router = _StampingRouter(
@@ -122,6 +126,7 @@ class Engine:
         """
         if slo_class is not None:
             self._class_of[request_id] = slo_class
+            self._salts.setdefault(slo_class, len(self._salts))
         accepted = self._manager.add_request(
             prompt,
             request_id=request_id,
@@ -153,6 +158,9 @@ class Engine:
     def expert_use(self) -> ExpertUse | None:
         """Which experts ran since this was last asked."""
         return self._load.take()
+
+    def _salt_of(self, request_id: str) -> int:
+        return self._salts[self._class_of.get(request_id)]
 
     def _check(self, plan: Plan) -> None:
         self._dial.check_by_token([plan.k, *plan.class_k.values()], plan.expert_cap)
@@ -193,16 +201,24 @@ class SteppedManager(ContinuousBatchingManager):
         self._before_step = before_step
         self._on_step = on_step
         self._nucleus: Nucleus | None = None
+        self._salt_of: Callable[[str], int] | None = None
         self.current_batch = 0
 
     def sample_with(self, nucleus: Nucleus) -> None:
         """Take the next tokens as `runtime.sampling` does; before the start."""
         self.logit_processor, self._nucleus = processors(nucleus), nucleus
 
+    def keep_classes_apart(self, salt_of: Callable[[str], int]) -> None:
+        """Share cached prefixes only between requests of one salt; before the start."""
+        self._salt_of = salt_of
+
     def _create_batch_processor(self) -> ContinuousBatchProcessor:
         processor = super()._create_batch_processor()
         if self._nucleus is not None:
             processor.model_runner._sample = self._sample
+        if self._salt_of is not None:
+            vocab_size = self.model.config.get_text_config().vocab_size
+            prefixes.keep_classes_apart(processor.cache, self._salt_of, vocab_size)
         return processor
 
     def _sample(self, scores_1BV: torch.Tensor, output_ids: torch.Tensor) -> None:

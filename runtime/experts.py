@@ -136,10 +136,13 @@ _TRANSFORMERS = {
 def _forward(
     experts: nn.Module, hidden_TD: torch.Tensor, index_TK: torch.Tensor, weight_TK: torch.Tensor
 ) -> torch.Tensor:
-    return experts.elastic.run(experts, hidden_TD, index_TK, weight_TK)
+    elastic = getattr(experts, "elastic", None)
+    if elastic is None:  # of a layer that is fixed by design
+        return grouped_mm_experts_forward(experts, hidden_TD, index_TK, weight_TK)
+    return elastic.run(experts, hidden_TD, index_TK, weight_TK)
 
 
 def use(model: nn.Module) -> None:
-    """Make `model`, whose layers all hold an ElasticExperts, run them."""
+    """Make `model` run the ElasticExperts that its layers hold."""
     ALL_EXPERTS_FUNCTIONS.register(NAME, _forward)
     model.set_experts_implementation(NAME)

@@ -70,9 +70,13 @@ class FusedNorm:
         _same(module.forward(probe_TW), self(probe_TW))
 
     @torch.inference_mode()
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        if not hidden.is_contiguous() or hidden.dtype is not self._weight_W.dtype:
-            return self._original(hidden)
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        *more: Any,  # noqa: ANN401  (a gate, in some families)
+    ) -> torch.Tensor:
+        if more or not hidden.is_contiguous() or hidden.dtype is not self._weight_W.dtype:
+            return self._original(hidden, *more)
         output, width = torch.empty_like(hidden), hidden.shape[-1]
         kernels().kprime_rms_norm(
             hidden.dtype is torch.bfloat16,
@@ -113,7 +117,7 @@ class FusedRouter:
             raise Unusual
         self._original, self._module = module.forward, module
         self._packed = PackedLinear.of(weight_EW)
-        self._renormalises = False
+        self._renormalises, self._dtype = False, weight_EW.dtype
         for self._renormalises in (False, True):
             if self._agrees(weight_EW):
                 return
@@ -125,7 +129,7 @@ class FusedRouter:
         hidden_TW = hidden.reshape(-1, self._packed.num_inputs).contiguous()
         num_tokens, k = len(hidden_TW), self._module.top_k
         logits_TE = hidden_TW.new_empty(num_tokens, self._packed.num_outputs)
-        weight_TK = hidden_TW.new_empty(num_tokens, k)
+        weight_TK = torch.empty(num_tokens, k)
         index_TK = torch.empty(num_tokens, k, dtype=torch.long)
         kernels().kprime_route(
             hidden_TW.dtype is torch.bfloat16,
@@ -141,7 +145,7 @@ class FusedRouter:
             index_TK.data_ptr(),
             torch.get_num_threads(),
         )
-        return logits_TE, weight_TK, index_TK
+        return logits_TE, weight_TK.to(self._dtype), index_TK
 
     @torch.inference_mode()
     def _agrees(self, weight_EW: torch.Tensor) -> bool:
@@ -150,7 +154,9 @@ class FusedRouter:
         trained, agrees = self._module.top_k, True
         for self._module.top_k in {1, trained, len(weight_EW)}:
             try:
-                theirs, ours = self._original(hidden_TW), self(hidden_TW)
+                theirs = self._original(hidden_TW)
+                self._dtype = theirs[1].dtype
+                ours = self(hidden_TW)
                 pairs = zip(theirs, ours, strict=True)
                 agrees &= all(one.dtype is other.dtype for one, other in pairs)
                 _same(theirs[0], ours[0])

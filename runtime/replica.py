@@ -47,10 +47,12 @@ install_error_handlers(api)
 class Replica:
     """The class behind the Serve deployment; `app` wraps it."""
 
-    def __init__(self, checkpoint: str, profile: str, cache_tokens: int) -> None:
+    def __init__(
+        self, checkpoint: str, profile: str, cache_tokens: int, share_prefixes: bool
+    ) -> None:
         self._checkpoint = load_checkpoint(Path(checkpoint))
         self._profile = load_profile_of(Path(checkpoint), Path(profile))
-        self._cache_tokens = cache_tokens
+        self._cache_tokens, self._share_prefixes = cache_tokens, share_prefixes
         self._slo_policy: SloPolicy | None = None
 
     async def reconfigure(self, user_config: dict[str, object]) -> None:
@@ -77,6 +79,7 @@ class Replica:
             self._safe_plan(0),
             max_batch_tokens=self._profile.max_batch_tokens,
             cache_tokens=self._cache_tokens,
+            share_prefixes=self._share_prefixes,
             on_step=self._telemetry.stepped,
             on_emissions=self._streams.emit,
         )

@@ -22,24 +22,22 @@ struct Router {
 };
 
 // The k largest of the logits, the first of equals, as shares of e^logit over all.
-template <typename Type>
-void select(const Router& router, float* logits, typename Type::Element* weights, int64_t* index) {
+void select(const Router& router, float* logits, float* weights, int64_t* index) {
   const float maximum = *std::max_element(logits, logits + router.num_experts);
   float all = 0.f, kept = 0.f;
   for (int e = 0; e < router.num_experts; ++e) all += std::exp(logits[e] - maximum);
-  std::vector<float> shares(router.k);
   for (int i = 0; i < router.k; ++i) {
     float* const best = std::max_element(logits, logits + router.num_experts);
     index[i] = best - logits;
-    kept += shares[i] = std::exp(*best - maximum) / all;
+    kept += weights[i] = std::exp(*best - maximum) / all;
     *best = -INFINITY;
   }
-  for (int i = 0; i < router.k; ++i)
-    Type::store(weights + i, _mm512_set1_ps(router.renormalises ? shares[i] / kept : shares[i]), 1);
+  if (router.renormalises)
+    for (int i = 0; i < router.k; ++i) weights[i] /= kept;
 }
 
 template <bool kBf16>
-void route(const Router& router, const Unit* x, int rows, void* logits, void* weights,
+void route(const Router& router, const Unit* x, int rows, void* logits, float* weights,
            int64_t* index, int num_threads) {
   using Type = ElementOf<kBf16>;
   using Element = typename Type::Element;
@@ -71,18 +69,18 @@ void route(const Router& router, const Unit* x, int rows, void* logits, void* we
         const __mmask16 live = first_lanes(router.num_experts - e);
         _mm512_mask_storeu_ps(rounded.data() + e, live, Type::load(out + e, live));
       }
-      select<Type>(router, rounded.data(), (Element*)weights + (int64_t)row * router.k,
-                   index + (int64_t)row * router.k);
+      select(router, rounded.data(), weights + (int64_t)row * router.k,
+             index + (int64_t)row * router.k);
     }
   }
 }
 
 }  // namespace
 
-// logits: [rows][experts]; weights, index: [rows][k], the best first.
+// logits: [rows][experts]; weights (fp32), index: [rows][k], the best first.
 extern "C" __attribute__((visibility("default"))) void kprime_route(
     int bf16, const void* packed, const void* x, int rows, int hidden, int num_experts, int k,
-    int renormalises, void* logits, void* weights, int64_t* index, int num_threads) {
+    int renormalises, void* logits, float* weights, int64_t* index, int num_threads) {
   const Router router{(const Unit*)packed, hidden, num_experts, k, renormalises != 0};
   (bf16 ? route<true> : route<false>)(router, (const Unit*)x, rows, logits, weights, index,
                                       num_threads);

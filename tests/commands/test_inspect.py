@@ -51,7 +51,8 @@ def test_an_elastic_checkpoint_is_listed_and_proved(tmp_path: Path, tokenizer: b
     result = run(folder)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[0] == "Qwen3MoeForCausalLM: 2 MoE layers with a dial"
-    assert result.stdout.splitlines()[-1] == "elastic k': proved"
+    said = "elastic k': proved; classes that share a step: each class at its own k'"
+    assert result.stdout.splitlines()[-1] == said
     what = ["Qwen3MoeTopKRouter", "top_k", "3", "8", "8", "renormalised"]
     assert rows(result) == [[f"model.layers.{n}.mlp", *what] for n in (0, 1)]
 
@@ -101,6 +102,7 @@ def test_the_json_has_the_same_facts(tmp_path: Path) -> None:
         "fixed": {},
         "elastic": True,
         "refusal": None,
+        "by_class": "each class at its own k'",
     }
 
 

@@ -3,7 +3,7 @@
 import threading
 
 import torch
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from controller.signals import Plan, Step
 from runtime.elastic import ExpertDial
@@ -43,8 +43,15 @@ def plan(epoch: int, k: int) -> Plan:
 class Bench:
     """An engine over a tiny model whose steps and emissions are kept. A context manager."""
 
-    def __init__(self, *, max_batch_tokens: int = 32, head_dim: int = 8) -> None:
-        self.model = tiny_model(head_dim)
+    def __init__(
+        self,
+        *,
+        max_batch_tokens: int = 32,
+        head_dim: int = 8,
+        share_prefixes: bool = False,
+        model: PreTrainedModel | None = None,
+    ) -> None:
+        self.model = model or tiny_model(head_dim)
         self.dial = ExpertDial(self.model)
         self.dial.install(best_backend(self.dial.layers), torch.arange(8)[None])
         self.emissions: list[Emission] = []
@@ -54,9 +61,10 @@ class Bench:
         self.engine = Engine(
             self.model,
             self.dial,
-            plan(1, TRAINED_K),
+            Plan(1, self.dial.trained_plan, 1.0),
             max_batch_tokens=max_batch_tokens,
             cache_tokens=4096,
+            share_prefixes=share_prefixes,
             on_step=self._stepped,
             on_emissions=self._emitted,
         )
