@@ -90,7 +90,7 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         "expert_flop": native.expert_flop,
         "arms": {
             arm: {
-                kind: {str(k): summary(timings) for k, timings in by_k.items()}
+                kind: {str(k): summary(by_k[k]) for k in ks if k in by_k}
                 for kind, by_k in by_kind.items()
             }
             for arm, by_kind in seen.items()

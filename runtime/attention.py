@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 from transformers.generation.continuous_batching import PagedAttentionCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import flash_attention_mask
 
 from runtime.native.library import can_run, kernels
 
@@ -29,8 +28,9 @@ HEAD_MULTIPLE = 32  # that the kernel can do
 
 def register() -> None:
     """Make the implementation known to transformers under `NAME`."""
+    # With no mask function beside it, transformers builds no mask. None is needed: a request meets
+    # its own keys only, and batches of padded rows do not come here.
     AttentionInterface.register(NAME, attention_by_request)
-    AttentionMaskInterface.register(NAME, flash_attention_mask)
 
 
 def attention_by_request(
@@ -70,8 +70,8 @@ def lay_out(
     query_ends = kwargs["cu_seq_lens_q"].numpy(force=True)
     key_ends = kwargs["cu_seq_lens_k"][layer_type].numpy(force=True)
     num_queries = np.diff(query_ends)
-    decodes = np.flatnonzero(num_queries == 1) if by_kernel else np.array([], dtype=int)
-    prompts = np.setdiff1d(np.flatnonzero(num_queries), decodes).tolist()
+    is_decode = (num_queries == 1) & by_kernel
+    decodes, prompts = np.flatnonzero(is_decode), np.flatnonzero((num_queries > 0) & ~is_decode)
     return PagedStep(
         query_ends[decodes].astype(np.int32),
         np.stack([key_ends[decodes], key_ends[decodes + 1]], axis=1).astype(np.int32),
@@ -80,7 +80,7 @@ def lay_out(
                 slice(int(query_ends[r]), int(query_ends[r + 1])),
                 slice(int(key_ends[r]), int(key_ends[r + 1])),
             )
-            for r in prompts
+            for r in prompts.tolist()
         ],
     )
 

@@ -131,8 +131,10 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._engine.stop()
 
-    def apply(self, k: int, epoch: int) -> None:
-        self._engine.apply(Plan(epoch, (k,) * self._num_layers, 1.0))
+    def apply(self, k: int, epoch: int, expert_cap: int | None = None) -> None:
+        """All layers alike."""
+        cap = None if expert_cap is None else (expert_cap,) * self._num_layers
+        self._engine.apply(Plan(epoch, (k,) * self._num_layers, 1.0, expert_cap=cap))
 
     def round(self, random: np.random.Generator) -> list[Step]:
         """Prompts of every size alone, then every decode batch."""

@@ -22,6 +22,7 @@
 namespace {
 
 constexpr int kTasksPerThread = 2;
+constexpr int kBlock = 32;  // keys: of all heads they fit the nearest cache
 
 // In place: e^(score - maximum). Gives the sum.
 float exponentials(float* scores, int count) {
@@ -43,40 +44,68 @@ struct Shape {
   float scale;
 };
 
-// Query heads that share the key-value heads begin..end of one request. Its rows are read whole, one
-// after the other, since that is how they lie in memory.
+// What the query heads that share a key-value head need of one block of keys: their scores.
+template <typename Type>
+void score(const Shape& shape, const typename Type::Element* queries,
+           const typename Type::Element* keys, const int64_t* rows, int begin, int end, float* scores,
+           int num_keys) {
+  const int size = shape.head_size, group = shape.heads / shape.kv_heads;
+  const int64_t stride = (int64_t)shape.kv_heads * size;
+  for (int i = begin; i < end; ++i) {
+    const auto* key = keys + rows[i] * stride;
+    for (int g = 0; g < group; ++g)
+      scores[(int64_t)g * num_keys + i] = shape.scale * Type::dot(queries + g * size, key, size);
+  }
+}
+
+// And the values of a block of keys, weighed and summed, 16 features of all of a group at a time.
+template <typename Type>
+void add_up(const Shape& shape, const typename Type::Element* values, const int64_t* rows, int begin,
+            int end, const float* weights, int num_keys, float* sums) {
+  const int size = shape.head_size, group = shape.heads / shape.kv_heads;
+  const int64_t stride = (int64_t)shape.kv_heads * size;
+  for (int g = 0; g < group; ++g)
+    for (int d = 0; d < size; d += kLanes) {
+      float* const place = sums + g * size + d;
+      __m512 sum = _mm512_loadu_ps(place);
+      for (int i = begin; i < end; ++i)
+        sum = _mm512_fmadd_ps(_mm512_set1_ps(weights[(int64_t)g * num_keys + i]),
+                              Type::load(values + rows[i] * stride + d), sum);
+      _mm512_storeu_ps(place, sum);
+    }
+}
+
+// Query heads that share the key-value heads begin..end of one request. Block by block of its rows,
+// since rows lie together in memory, and all heads of a row beside each other.
 template <typename Type>
 void attend(const Shape& shape, const typename Type::Element* query,
             const typename Type::Element* keys, const typename Type::Element* values,
             const int64_t* rows, int num_keys, int begin, int end, std::vector<float>& buffer,
             typename Type::Element* out) {
   const int size = shape.head_size, group = shape.heads / shape.kv_heads;
-  const int64_t stride = (int64_t)shape.kv_heads * size;
   const int num_heads = (end - begin) * group;
-  buffer.assign((size_t)num_heads * (num_keys + size), 0.f);
+  const int64_t scores_of_head = (int64_t)group * num_keys, sums_of_head = (int64_t)group * size;
+  buffer.resize(num_heads * (int64_t)(num_keys + size));
   float* const scores = buffer.data();
-  float* const sums = scores + (size_t)num_heads * num_keys;
-  for (int i = 0; i < num_keys; ++i)
-    for (int h = 0; h < num_heads; ++h) {
-      const auto* key = keys + rows[i] * stride + (begin + h / group) * size;
-      const auto* one_query = query + (begin * group + h) * size;
-      scores[h * num_keys + i] = shape.scale * Type::dot(one_query, key, size);
-    }
+  float* const sums = scores + (int64_t)num_heads * num_keys;
+  std::fill(sums, sums + num_heads * size, 0.f);
+  for (int block = 0; block < num_keys; block += kBlock)
+    for (int h = begin; h < end; ++h)
+      score<Type>(shape, query + h * sums_of_head, keys + h * size, rows, block,
+                  std::min(num_keys, block + kBlock), scores + (h - begin) * scores_of_head,
+                  num_keys);
   for (int h = 0; h < num_heads; ++h) {
-    const float inverse = 1.f / exponentials(scores + h * num_keys, num_keys);
-    for (int i = 0; i < num_keys; ++i) scores[h * num_keys + i] *= inverse;
+    float* const weights = scores + (int64_t)h * num_keys;
+    const float inverse = 1.f / exponentials(weights, num_keys);
+    for (int i = 0; i < num_keys; ++i) weights[i] *= inverse;
   }
-  for (int i = 0; i < num_keys; ++i)
-    for (int h = 0; h < num_heads; ++h) {
-      const auto* value = values + rows[i] * stride + (begin + h / group) * size;
-      const __m512 weight = _mm512_set1_ps(scores[h * num_keys + i]);
-      for (int d = 0; d < size; d += kLanes) {
-        float* const sum = sums + h * size + d;
-        _mm512_storeu_ps(sum, _mm512_fmadd_ps(weight, Type::load(value + d), _mm512_loadu_ps(sum)));
-      }
-    }
+  for (int block = 0; block < num_keys; block += kBlock)
+    for (int h = begin; h < end; ++h)
+      add_up<Type>(shape, values + h * size, rows, block, std::min(num_keys, block + kBlock),
+                   scores + (h - begin) * scores_of_head, num_keys,
+                   sums + (h - begin) * sums_of_head);
   for (int d = 0; d < num_heads * size; d += kLanes)
-    Type::store(out + begin * group * size + d, _mm512_loadu_ps(sums + d));
+    Type::store(out + begin * sums_of_head + d, _mm512_loadu_ps(sums + d));
 }
 
 template <typename Type>
