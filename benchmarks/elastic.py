@@ -14,11 +14,13 @@ faster than the multipliers compute the slots that ran; both limits are measured
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -27,7 +29,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.elastic_arms import Arm, EngineArm, StockArm, VllmArm, random_checkpoint
+from benchmarks.elastic_arms import (
+    Arm,
+    EngineArm,
+    ProcessArm,
+    StockArm,
+    VllmArm,
+    random_checkpoint,
+)
 from benchmarks.elastic_report import plot, tables
 from benchmarks.kinds import KINDS, Kind, Timing
 from runtime.experts import Backend
@@ -35,6 +44,9 @@ from runtime.experts import Backend
 BACKENDS = (Backend.NATIVE, Backend.GROUPED_MM, Backend.BATCHED_MM, Backend.EAGER)
 WARM_UP = 1  # rounds that pay for allocation and are not counted
 SEED = 1
+# Where a process has threads of its own beside torch's, libgomp lets them sleep between operations
+# almost at once, and waking takes longer than many an operation.
+SPIN_COUNT = "30000"
 
 Seen = dict[str, dict[str, dict[int, list[Timing]]]]  # arm -> kind -> k'
 
@@ -52,6 +64,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # of our arms, who inherit it
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.checkpoint or random_checkpoint(options.shape, Path(temporary))
         figures = run(folder, options)
@@ -66,10 +79,19 @@ def main() -> None:
 def run(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     """Everything the report shows, as plain data."""
     dtype = getattr(torch, options.dtype)
+    makers = {
+        f"kprime, {backend} experts": partial(EngineArm, folder, dtype, backend)
+        for backend in BACKENDS
+    }
+    makers[StockArm.name] = partial(StockArm, folder, dtype)
     with ExitStack() as open_arms:
-        ours = [open_arms.enter_context(EngineArm(folder, dtype, b)) for b in BACKENDS]
-        arms: list[Arm] = [*ours, open_arms.enter_context(StockArm(folder, dtype))]
-        native, ks = ours[0], ladder(ours[0])
+        arms: list[Arm] = [
+            open_arms.enter_context(ProcessArm(name, make, options.threads))
+            for name, make in makers.items()
+        ]
+        native = arms[0]
+        facts = native.facts()
+        ks = ladder(facts["full_k"], facts["max_k"])
         if options.vllm_python:
             vllm = VllmArm(options.vllm_python, folder, options.dtype, options.threads, ks)
             arms.append(open_arms.enter_context(vllm))
@@ -84,10 +106,10 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         "dtype": options.dtype,
         "threads": options.threads,
         "rounds": options.rounds,
-        "full_k": native.full_k,
+        "full_k": facts["full_k"],
         "limits": limits(dtype),
-        "expert_bytes": native.expert_bytes,
-        "expert_flop": native.expert_flop,
+        "expert_bytes": facts["expert_bytes"],
+        "expert_flop": facts["expert_flop"],
         "arms": {
             arm: {
                 kind: {str(k): summary(by_k[k]) for k in ks if k in by_k}
@@ -99,9 +121,8 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def ladder(arm: EngineArm) -> list[int]:
-    full = arm.full_k
-    return sorted({1, max(1, full // 4), max(1, full // 2), full, min(2 * full, arm.max_k)})
+def ladder(full: int, largest: int) -> list[int]:
+    return sorted({1, max(1, full // 4), max(1, full // 2), full, min(2 * full, largest)})
 
 
 def measure(arms: list[Arm], ks: list[int], rounds: int) -> Seen:

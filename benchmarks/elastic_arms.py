@@ -1,6 +1,7 @@
 """What `benchmarks.elastic` compares: engines that run steps of a kind at a k' and time them."""
 
 import json
+import multiprocessing
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -48,12 +49,57 @@ class Arm(Protocol):
     def timings(self, kind: Kind, k: int, random: np.random.Generator) -> list[Timing]: ...
 
 
+class ProcessArm:
+    """An arm in a process of its own, as a replica is: idle threads of others disturb no step."""
+
+    def __init__(self, name: str, make: Callable[[], Any], threads: int) -> None:
+        self.name = name
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(theirs, make, threads), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._pipe.send(None)
+        self._process.join(timeout=60)
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        """Everything else is asked of the arm in the process."""
+
+        def ask(*arguments: object) -> Any:  # noqa: ANN401
+            self._pipe.send((method, arguments))
+            answer = self._pipe.recv()
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return ask
+
+
+def _serve(pipe: Any, make: Callable[[], Any], threads: int) -> None:  # noqa: ANN401
+    torch.set_num_threads(threads)
+    with make() as arm:
+        while (asked := pipe.recv()) is not None:
+            method, arguments = asked
+            try:
+                pipe.send(getattr(arm, method)(*arguments))
+            except Exception as error:
+                pipe.send(error)
+
+
 class EngineArm(ExitStack):
     """kprime's engine with one backend for the experts."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, backend: Backend) -> None:
         super().__init__()
-        self.name = f"kprime, {backend} experts"
         self.dial = _dial(folder, dtype)
         experts = self.dial.layers[0].experts
         self.expert_bytes = _expert_bytes(experts)
@@ -110,6 +156,14 @@ class EngineArm(ExitStack):
             for step, experts_s in zip(steps, inside_s, strict=True)
             if _is(step, kind)
         ]
+
+    def facts(self) -> dict[str, int]:
+        return {
+            "full_k": self.full_k,
+            "max_k": self.max_k,
+            "expert_bytes": self.expert_bytes,
+            "expert_flop": self.expert_flop,
+        }
 
     def telemetry_us(self) -> float:
         """Of counting the experts of one step."""

@@ -3,8 +3,8 @@
 // where they lie in the cache. Nothing is gathered, and all query heads that share a key-value head
 // use one reading of it. Knows nothing of torch (see experts.cpp).
 //
-// A cache is rows of [key-value heads][head size]; `rows` names, request after request, those of its
-// keys in order. Head sizes are multiples of 32.
+// A cache is rows of [key-value heads][head size]; `rows` names, request after request, those of
+// its keys in order. Head sizes are multiples of 32.
 
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
@@ -22,7 +22,6 @@
 namespace {
 
 constexpr int kTasksPerThread = 2;
-constexpr int kBlock = 32;  // keys: of all heads they fit the nearest cache
 
 // In place: e^(score - maximum). Gives the sum.
 float exponentials(float* scores, int count) {
@@ -31,8 +30,8 @@ float exponentials(float* scores, int count) {
   __m512 sum = _mm512_setzero_ps();
   for (int i = 0; i < count; i += kLanes) {
     const __mmask16 live = first_lanes(count - i);
-    const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(live, scores + i), _mm512_set1_ps(maximum));
-    const __m512 e = exponential(x);
+    const __m512 score = _mm512_maskz_loadu_ps(live, scores + i);
+    const __m512 e = exponential(_mm512_sub_ps(score, _mm512_set1_ps(maximum)));
     _mm512_mask_storeu_ps(scores + i, live, e);
     sum = _mm512_mask_add_ps(sum, live, sum, e);
   }
@@ -44,68 +43,44 @@ struct Shape {
   float scale;
 };
 
-// What the query heads that share a key-value head need of one block of keys: their scores.
-template <typename Type>
-void score(const Shape& shape, const typename Type::Element* queries,
-           const typename Type::Element* keys, const int64_t* rows, int begin, int end, float* scores,
-           int num_keys) {
-  const int size = shape.head_size, group = shape.heads / shape.kv_heads;
-  const int64_t stride = (int64_t)shape.kv_heads * size;
-  for (int i = begin; i < end; ++i) {
-    const auto* key = keys + rows[i] * stride;
-    for (int g = 0; g < group; ++g)
-      scores[(int64_t)g * num_keys + i] = shape.scale * Type::dot(queries + g * size, key, size);
-  }
-}
-
-// And the values of a block of keys, weighed and summed, 16 features of all of a group at a time.
-template <typename Type>
-void add_up(const Shape& shape, const typename Type::Element* values, const int64_t* rows, int begin,
-            int end, const float* weights, int num_keys, float* sums) {
-  const int size = shape.head_size, group = shape.heads / shape.kv_heads;
-  const int64_t stride = (int64_t)shape.kv_heads * size;
-  for (int g = 0; g < group; ++g)
-    for (int d = 0; d < size; d += kLanes) {
-      float* const place = sums + g * size + d;
-      __m512 sum = _mm512_loadu_ps(place);
-      for (int i = begin; i < end; ++i)
-        sum = _mm512_fmadd_ps(_mm512_set1_ps(weights[(int64_t)g * num_keys + i]),
-                              Type::load(values + rows[i] * stride + d), sum);
-      _mm512_storeu_ps(place, sum);
-    }
-}
-
-// Query heads that share the key-value heads begin..end of one request. Block by block of its rows,
-// since rows lie together in memory, and all heads of a row beside each other.
+// Query heads that share the key-value heads begin..end of one request. Its rows are read whole,
+// one after the other, since that is how they lie in memory.
 template <typename Type>
 void attend(const Shape& shape, const typename Type::Element* query,
             const typename Type::Element* keys, const typename Type::Element* values,
             const int64_t* rows, int num_keys, int begin, int end, std::vector<float>& buffer,
             typename Type::Element* out) {
   const int size = shape.head_size, group = shape.heads / shape.kv_heads;
+  const int64_t stride = (int64_t)shape.kv_heads * size;
   const int num_heads = (end - begin) * group;
-  const int64_t scores_of_head = (int64_t)group * num_keys, sums_of_head = (int64_t)group * size;
-  buffer.resize(num_heads * (int64_t)(num_keys + size));
+  buffer.assign((size_t)num_heads * (num_keys + size), 0.f);
   float* const scores = buffer.data();
-  float* const sums = scores + (int64_t)num_heads * num_keys;
-  std::fill(sums, sums + num_heads * size, 0.f);
-  for (int block = 0; block < num_keys; block += kBlock)
-    for (int h = begin; h < end; ++h)
-      score<Type>(shape, query + h * sums_of_head, keys + h * size, rows, block,
-                  std::min(num_keys, block + kBlock), scores + (h - begin) * scores_of_head,
-                  num_keys);
-  for (int h = 0; h < num_heads; ++h) {
-    float* const weights = scores + (int64_t)h * num_keys;
-    const float inverse = 1.f / exponentials(weights, num_keys);
-    for (int i = 0; i < num_keys; ++i) weights[i] *= inverse;
+  float* const sums = scores + (size_t)num_heads * num_keys;
+  for (int i = 0; i < num_keys; ++i) {
+    const auto* key = keys + rows[i] * stride + begin * size;
+    for (int h = 0; h < num_heads; key += size)
+      for (int g = 0; g < group; ++g, ++h)
+        scores[h * num_keys + i] =
+            shape.scale * Type::dot(query + (begin * group + h) * size, key, size);
   }
-  for (int block = 0; block < num_keys; block += kBlock)
-    for (int h = begin; h < end; ++h)
-      add_up<Type>(shape, values + h * size, rows, block, std::min(num_keys, block + kBlock),
-                   scores + (h - begin) * scores_of_head, num_keys,
-                   sums + (h - begin) * sums_of_head);
+  for (int h = 0; h < num_heads; ++h) {
+    const float inverse = 1.f / exponentials(scores + h * num_keys, num_keys);
+    for (int i = 0; i < num_keys; ++i) scores[h * num_keys + i] *= inverse;
+  }
+  for (int i = 0; i < num_keys; ++i) {
+    const auto* value = values + rows[i] * stride + begin * size;
+    for (int h = 0; h < num_heads; value += size)
+      for (int g = 0; g < group; ++g, ++h) {
+        const __m512 weight = _mm512_set1_ps(scores[h * num_keys + i]);
+        for (int d = 0; d < size; d += kLanes) {
+          float* const sum = sums + h * size + d;
+          _mm512_storeu_ps(
+              sum, _mm512_fmadd_ps(weight, Type::load(value + d), _mm512_loadu_ps(sum)));
+        }
+      }
+  }
   for (int d = 0; d < num_heads * size; d += kLanes)
-    Type::store(out + begin * sums_of_head + d, _mm512_loadu_ps(sums + d));
+    Type::store(out + begin * group * size + d, _mm512_loadu_ps(sums + d));
 }
 
 template <typename Type>
@@ -190,8 +165,9 @@ void place(const Heads& shape, const void* qkv, const void* query_norm, const vo
 
 }  // namespace
 
-// qkv: [token][queries, keys, values of all heads], as the projections give them. Normed and turned,
-// queries go to `queries`, keys to row `rows[token]` of the cache; values go there as they are.
+// qkv: [token][queries, keys, values of all heads], as the projections give them. Normed and
+// turned, queries go to `queries`, keys to row `rows[token]` of the cache; values go there as they
+// are.
 extern "C" __attribute__((visibility("default"))) void kprime_heads(
     int bf16, const void* qkv, int heads, int kv_heads, int head_size, int norm, float epsilon,
     const void* query_norm, const void* key_norm, const void* cos, const void* sin,

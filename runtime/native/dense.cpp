@@ -24,6 +24,7 @@ void linear(const Unit* packed, const float* bias, const Unit* x, int rows, int 
   using Element = typename Type::Element;
   const int in_units = units<kBf16>(in), tiles = (out + kTile - 1) / kTile;
   const int chunks = (rows + kChunk - 1) / kChunk;
+  const __m512 zero = _mm512_setzero_ps();
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, 1)
   for (int i = 0; i < tiles * chunks; ++i) {
     const int t = i / chunks, begin = i % chunks * kChunk, end = std::min(rows, begin + kChunk);
@@ -38,8 +39,9 @@ void linear(const Unit* packed, const float* bias, const Unit* x, int rows, int 
           const int feature = t * kTile + v * kLanes;
           if (feature >= out) break;
           const __mmask16 live = first_lanes(out - feature);
-          if (bias) sums[r][v] = _mm512_add_ps(sums[r][v], _mm512_maskz_loadu_ps(live, bias + feature));
-          Type::store((Element*)y + (int64_t)(row + r) * out + feature, sums[r][v], live);
+          const __m512 added = bias ? _mm512_maskz_loadu_ps(live, bias + feature) : zero;
+          Type::store((Element*)y + (int64_t)(row + r) * out + feature,
+                      _mm512_add_ps(sums[r][v], added), live);
         }
     });
   }

@@ -117,7 +117,8 @@ void run(const Layer& layer, const void* x, const int64_t* index, const float* w
     for (int i = 0; i < num_groups * gate_tiles; ++i) {
       const Group& group = groups[i / gate_tiles];
       const int t = i % gate_tiles;
-      const Unit* tile = layer.gate_up + ((int64_t)group.expert * gate_tiles + t) * in_units * kTile;
+      const int64_t number = (int64_t)group.expert * gate_tiles + t;
+      const Unit* tile = layer.gate_up + number * in_units * kTile;
       in_blocks(group.begin, group.end, [&](auto m, int p) {
         gate_and_up<kBf16, m>(tile, &row_of[p], in_units, inner + (int64_t)p * layer.inner + t * 32,
                               layer.inner);
@@ -127,7 +128,8 @@ void run(const Layer& layer, const void* x, const int64_t* index, const float* w
     for (int i = 0; i < num_groups * down_tiles; ++i) {
       const Group& group = groups[i / down_tiles];
       const int t = i % down_tiles;
-      const Unit* tile = layer.down + ((int64_t)group.expert * down_tiles + t) * inner_units * kTile;
+      const int64_t number = (int64_t)group.expert * down_tiles + t;
+      const Unit* tile = layer.down + number * inner_units * kTile;
       in_blocks(group.begin, group.end, [&](auto m, int p) {
         down<kBf16, m>(tile, &inner_of[p], inner_units, &weight_of[p],
                        weighed + (int64_t)p * out_width + t * kTile, out_width);
@@ -138,8 +140,10 @@ void run(const Layer& layer, const void* x, const int64_t* index, const float* w
       for (int d = 0; d < layer.hidden; d += kLanes) {
         __m512 sum = _mm512_setzero_ps();
         for (int s = t * k; s < (t + 1) * k; ++s)
-          if (place_of[s] >= 0)
-            sum = _mm512_add_ps(sum, _mm512_loadu_ps(weighed + (int64_t)place_of[s] * out_width + d));
+          if (place_of[s] >= 0) {
+            const float* const one = weighed + (int64_t)place_of[s] * out_width + d;
+            sum = _mm512_add_ps(sum, _mm512_loadu_ps(one));
+          }
         Type::store((Element*)out + (int64_t)t * layer.hidden + d, sum);
       }
   }
@@ -147,10 +151,10 @@ void run(const Layer& layer, const void* x, const int64_t* index, const float* w
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) void kprime_experts(int bf16, const void* gate_up, const void* down, int num_experts,
-                               int hidden, int inner, const void* x, const int64_t* index,
-                               const float* weight, void* out, int num_tokens, int k,
-                               int num_threads, int32_t* load) {
+extern "C" __attribute__((visibility("default"))) void kprime_experts(
+    int bf16, const void* gate_up, const void* down, int num_experts, int hidden, int inner,
+    const void* x, const int64_t* index, const float* weight, void* out, int num_tokens, int k,
+    int num_threads, int32_t* load) {
   const Layer layer{(const Unit*)gate_up, (const Unit*)down, num_experts, hidden, inner};
   (bf16 ? run<true> : run<false>)(layer, x, index, weight, out, num_tokens, k, num_threads, load);
 }
