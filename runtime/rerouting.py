@@ -72,7 +72,7 @@ def ranks_by_weight(
         with watch_experts(layers) as seen, _asked(layers) as rerouters:
             model(input_ids_BS)
             return all(
-                _same(seen[layer.name], rerouter.select(k))
+                _same(seen[layer.name], rerouter.select(k), layer.num_experts)
                 for layer, rerouter in zip(layers, rerouters, strict=True)
                 for k in _probes(layer.max_k)
             )
@@ -81,10 +81,16 @@ def ranks_by_weight(
             layer.k = k
 
 
-def _same(widest: Routing, narrow: Routing) -> bool:
-    best_TK = widest.weight_TK.topk(narrow.index_TK.shape[1], dim=-1).indices
-    expected_TK = widest.index_TK.gather(-1, best_TK)
-    return torch.equal(expected_TK.sort(-1).values, narrow.index_TK.sort(-1).values)
+def _same(widest: Routing, narrow: Routing, num_experts: int) -> bool:
+    """Whether the narrow selection is one of the best by weight: which of equals does not matter.
+
+    In bf16 many weights are equal, and then routers themselves choose among them at will.
+    """
+    weight_TE = widest.weight_TK.new_zeros(len(widest.weight_TK), num_experts)
+    weight_TE.scatter_(1, widest.index_TK, widest.weight_TK)
+    selected_TK = weight_TE.gather(1, narrow.index_TK).sort(-1, descending=True).values
+    best_TK = widest.weight_TK.topk(narrow.index_TK.shape[1], dim=-1).values
+    return torch.equal(selected_TK, best_TK)
 
 
 def _probes(max_k: int) -> list[int]:

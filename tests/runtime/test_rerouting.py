@@ -6,6 +6,7 @@ import torch
 from runtime.moe_layers import find_moe_layers, watch_experts
 from runtime.rerouting import Rerouter, ranks_by_weight
 from tests.runtime.families import FAMILIES, IDS_BS, NUM_EXPERTS
+from tests.training.families import qwen
 
 E = NUM_EXPERTS["num_experts"]
 
@@ -19,6 +20,18 @@ def test_it_is_found_out_by_asking_the_routers(name: str) -> None:
     assert ranks_by_weight(model, layers, IDS_BS) == family.nested_by_weight
     assert [layer.k for layer in layers] == before
     assert not any(layer.router._forward_pre_hooks for layer in layers)
+
+
+def test_weights_that_tie_by_rounding_are_ranked_as_the_router_named_them() -> None:
+    """Broke in bf16: experts of equal weight were taken for a router with a bias."""
+    model = qwen(num_experts=64, num_experts_per_tok=8).eval().to(torch.bfloat16)
+    layers = find_moe_layers(model)
+    ids_BS = torch.arange(60)[None]
+    with watch_experts(layers) as seen, torch.inference_mode():
+        model(ids_BS)
+    weight_TK = seen[layers[0].name].weight_TK
+    assert any(len(set(row)) < len(row) for row in weight_TK.tolist())  # there are ties
+    assert ranks_by_weight(model, layers, ids_BS)
 
 
 @torch.inference_mode()
