@@ -106,8 +106,8 @@ class EngineArm(ExitStack):
         self.expert_flop = 2 * self.expert_bytes // dtype.itemsize  # of a token
         self.full_k, self.max_k = self.dial.trained_plan[0], self.dial.max_k
         self._backend, self._epoch, self._is_timed_prefill = backend, 0, False
-        self.dial.install(backend, torch.arange(16)[None], rule_of(self.dial.model.config))
         fuse(self.dial.model)
+        self.dial.install(backend, torch.arange(16)[None], rule_of(self.dial.model.config))
         if backend is Backend.BATCHED_MM:
             self._prefill_otherwise()
         self._experts_s = self.enter_context(_Stopwatch(self.dial))

@@ -110,11 +110,11 @@ def load_model(
     model = model.to(best_device()).eval()
     try:
         dial = ExpertDial(model)
+        fuse(model)  # first: a fused router ranks equal weights alike at every k'
         proof_ids_BS = torch.arange(NUM_PROOF_TOKENS, device=model.device)[None]
         dial.install(
             backend or best_backend(dial.layers), proof_ids_BS, above_k or rule_of(model.config)
         )
-        fuse(model)
         dial.prove(proof_ids_BS)
     except NotElasticError as error:
         raise CheckpointError(f"{folder}: {error}") from error

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from runtime.moe_layers import MoeLayer, Routing, watch_experts
+from runtime.selection import rank
 
 PROBED_KS = 4
 
@@ -72,7 +73,7 @@ def ranks_by_weight(
         with watch_experts(layers) as seen, _asked(layers) as rerouters:
             model(input_ids_BS)
             return all(
-                _same(seen[layer.name], rerouter.select(k), layer.num_experts)
+                _same(seen[layer.name], rerouter.select(k))
                 for layer, rerouter in zip(layers, rerouters, strict=True)
                 for k in _probes(layer.max_k)
             )
@@ -81,16 +82,15 @@ def ranks_by_weight(
             layer.k = k
 
 
-def _same(widest: Routing, narrow: Routing, num_experts: int) -> bool:
-    """Whether the narrow selection is one of the best by weight: which of equals does not matter.
+def _same(widest: Routing, narrow: Routing) -> bool:
+    """As `keep_best` ranks, of equal weights the first named.
 
-    In bf16 many weights are equal, and then routers themselves choose among them at will.
+    In bf16 many are equal, and torch's top-k then names one set at one k and another at the next:
+    such a router is asked again as well. The fused ones keep to one order.
     """
-    weight_TE = widest.weight_TK.new_zeros(len(widest.weight_TK), num_experts)
-    weight_TE.scatter_(1, widest.index_TK, widest.weight_TK)
-    selected_TK = weight_TE.gather(1, narrow.index_TK).sort(-1, descending=True).values
-    best_TK = widest.weight_TK.topk(narrow.index_TK.shape[1], dim=-1).values
-    return torch.equal(selected_TK, best_TK)
+    ranked_TK = rank(widest.index_TK, widest.weight_TK)[0]
+    expected_TK = ranked_TK[:, : narrow.index_TK.shape[1]]
+    return torch.equal(expected_TK.sort(-1).values, narrow.index_TK.sort(-1).values)
 
 
 def _probes(max_k: int) -> list[int]:

@@ -38,7 +38,7 @@ def keep_best(
 
     By weight, since some routers give their selection in no order; of equals the first.
     """
-    index_TK, ranked_TK = _rank(index_TK, weight_TK)
+    index_TK, ranked_TK = rank(index_TK, weight_TK)
     kept_TK = _ranks(index_TK) < budget_T[:, None]
     return _keep(index_TK, ranked_TK, kept_TK, num_experts, rule, weight_TK.dtype)
 
@@ -57,7 +57,7 @@ def keep_shared(
     2602.07265). A token's very best always runs, so there may be more experts than the cap. Takes
     the router's ranking of all experts, not only of the best k'.
     """
-    index_TK, ranked_TK = _rank(index_TK, weight_TK)
+    index_TK, ranked_TK = rank(index_TK, weight_TK)
     own_TK = _ranks(index_TK) < budget_T[:, None]
     use_E = torch.zeros(num_experts, device=index_TK.device)
     use_E.index_add_(0, index_TK.flatten(), ranked_TK.masked_fill(~own_TK, 0).flatten())
@@ -76,7 +76,7 @@ def anchor(weight_TK: torch.Tensor, k: int) -> torch.Tensor:
     return (ours_TK * (ours_TK.sum(-1, keepdim=True) / best_T1)).to(weight_TK.dtype)
 
 
-def _rank(index_TK: torch.Tensor, weight_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def rank(index_TK: torch.Tensor, weight_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Experts and weights, the heaviest first."""
     ranked_TK, order_TK = weight_TK.float().sort(dim=-1, descending=True, stable=True)
     return index_TK.gather(1, order_TK), ranked_TK

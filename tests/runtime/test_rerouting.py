@@ -3,7 +3,11 @@
 import pytest
 import torch
 
+from runtime.elastic import ExpertDial
+from runtime.experts import Backend
+from runtime.fusion import fuse
 from runtime.moe_layers import find_moe_layers, watch_experts
+from runtime.native.library import can_run
 from runtime.rerouting import Rerouter, ranks_by_weight
 from tests.runtime.families import FAMILIES, IDS_BS, NUM_EXPERTS
 from tests.training.families import qwen
@@ -22,9 +26,11 @@ def test_it_is_found_out_by_asking_the_routers(name: str) -> None:
     assert not any(layer.router._forward_pre_hooks for layer in layers)
 
 
-def test_weights_that_tie_by_rounding_are_ranked_as_the_router_named_them() -> None:
-    """Broke in bf16: experts of equal weight were taken for a router with a bias."""
+@pytest.mark.skipif(not can_run(torch.bfloat16), reason="needs AVX-512 BF16 and g++")
+def test_a_fused_router_ranks_weights_that_tie_alike_at_every_k() -> None:
+    """Broke in bf16: by torch's top-k, ties make one selection at one k, another at the next."""
     model = qwen(num_experts=64, num_experts_per_tok=8).eval().to(torch.bfloat16)
+    fuse(model)
     layers = find_moe_layers(model)
     ids_BS = torch.arange(60)[None]
     with watch_experts(layers) as seen, torch.inference_mode():
@@ -32,6 +38,16 @@ def test_weights_that_tie_by_rounding_are_ranked_as_the_router_named_them() -> N
     weight_TK = seen[layers[0].name].weight_TK
     assert any(len(set(row)) < len(row) for row in weight_TK.tolist())  # there are ties
     assert ranks_by_weight(model, layers, ids_BS)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_in_bf16_too_a_sequence_runs_as_if_alone(fused: bool) -> None:
+    model = qwen(num_experts=64, num_experts_per_tok=8).eval().to(torch.bfloat16)
+    if fused:
+        fuse(model)
+    dial = ExpertDial(model)
+    dial.install(Backend.EAGER, torch.arange(60)[None])
+    assert dial.not_by_token is None
 
 
 @torch.inference_mode()
