@@ -66,6 +66,8 @@ class Engine:
         self._apply_lock = threading.Lock()
         self.plan = plan
         self._class_of: dict[str, str] = {}  # by request, of those that name one
+        # Keep their class until no step runs them: what it computes must not pass for another's.
+        self._cancelled: set[str] = set()
         self._salts: dict[str | None, int] = {None: 0}  # by class
         self._load = ExpertLoad(dial)
         self._check(plan)
@@ -142,7 +144,7 @@ class Engine:
     def cancel(self, request_id: str) -> None:
         """Drop a request and free its cache. It emits at most what the running step makes."""
         self._manager.cancel_request(request_id)
-        self._class_of.pop(request_id, None)
+        self._cancelled.add(request_id)
 
     def apply(self, plan: Plan) -> None:
         """Swap the plan between two steps. Blocks for at most the rest of the running step."""
@@ -167,6 +169,9 @@ class Engine:
 
     def _set_k_by_row(self, batch: list[FutureRequestState]) -> None:
         """Called in the engine's thread before a step: every row runs at its request's k'."""
+        for request_id in self._cancelled - {scheduled.state.request_id for scheduled in batch}:
+            self._cancelled.discard(request_id)
+            self._class_of.pop(request_id, None)
         if not self.plan.class_k and self.plan.expert_cap is None:
             return
         # A prompt needs about all experts, and its keys and values are kept: a cap is for decoding.

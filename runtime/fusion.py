@@ -43,7 +43,7 @@ def fuse(model: nn.Module) -> list[str]:
         FusedRouter,
         lambda m: FusedAttention(m, steps),
     ]
-    if isinstance(model.get_output_embeddings(), nn.Linear):
+    if type(model.get_output_embeddings()) is nn.Linear:
         makers.append(lambda m: FusedOutput(m, model.get_output_embeddings()))
     for name, module in model.named_modules():
         for make in makers:
@@ -97,10 +97,15 @@ class FusedOutput:
     def __init__(self, module: nn.Module, output_layer: nn.Linear) -> None:
         if module is not output_layer or module.in_features % 2:
             raise Unusual
+        if not can_run(module.weight.dtype):
+            raise Unusual
+        self._original, self._dtype = module.forward, module.weight.dtype
         self._packed = PackedLinear([module])
 
     @torch.inference_mode()
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.dtype is not self._dtype:
+            return self._original(hidden)
         return self._packed(hidden.flatten(0, -2)).unflatten(0, hidden.shape[:-1])
 
 
@@ -126,6 +131,8 @@ class FusedRouter:
     @torch.inference_mode()
     def __call__(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits (T, E), weights and experts (T, k), the best first."""
+        if hidden.dtype is not self._packed.dtype:
+            return self._original(hidden)
         hidden_TW = hidden.reshape(-1, self._packed.num_inputs).contiguous()
         num_tokens, k = len(hidden_TW), self._module.top_k
         logits_TE = hidden_TW.new_empty(num_tokens, self._packed.num_outputs)
@@ -184,8 +191,12 @@ class FusedAttention:
         linears = [getattr(module, name, None) for name in names]
         if not all(type(linear) is nn.Linear for linear in linears):
             raise Unusual
+        if not all(
+            isinstance(getattr(module, name, None), int) for name in ("layer_idx", "head_dim")
+        ):
+            raise Unusual
         self._original, self._steps, self._layer = module.forward, steps, module.layer_idx
-        self._size = int(module.head_dim)
+        self._size = module.head_dim
         *qkv, output = linears
         self._num_heads, self._num_kv_heads = (x.out_features // self._size for x in qkv[:2])
         if output.in_features % 2 or qkv[0].in_features % 2:
@@ -208,7 +219,10 @@ class FusedAttention:
         cache: PagedAttentionCache | None = None,
         **kwargs: Any,  # noqa: ANN401  (what the batching manager passes on to attention)
     ) -> tuple[torch.Tensor, None]:
-        if cache is None:
+        dtypes = {x.dtype for x in (hidden_states, *position_embeddings)}
+        if cache is None or dtypes != {self._qkv.dtype}:
+            if cache is not None:
+                kwargs["cache"] = cache
             return self._original(
                 hidden_states=hidden_states,
                 position_embeddings=position_embeddings,

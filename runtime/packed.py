@@ -104,7 +104,7 @@ class PackedLinear:
 
     def _pack(self, weight_RD: torch.Tensor) -> None:
         self.num_outputs, self.num_inputs = weight_RD.shape
-        self._dtype = weight_RD.dtype
+        self.dtype = weight_RD.dtype
         missing = -self.num_outputs % TILE
         self._weight = _tiles(functional.pad(weight_RD, (0, 0, 0, missing))[None])
         self._bias_R: torch.Tensor | None = None
@@ -117,7 +117,7 @@ class PackedLinear:
         input_TD = input_TD.contiguous()
         output_TR = input_TD.new_empty(len(input_TD), self.num_outputs)
         kernels().kprime_linear(
-            self._dtype is torch.bfloat16,
+            self.dtype is torch.bfloat16,
             self._weight.data_ptr(),
             None if self._bias_R is None else self._bias_R.data_ptr(),
             input_TD.data_ptr(),

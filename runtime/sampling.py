@@ -34,11 +34,8 @@ class Sampling:
 
 def processors(nucleus: "Nucleus") -> ContinuousBatchingLogitsProcessorList:
     """Temperature, then `nucleus`; every request brings its own values."""
-    by_request = ContinuousBatchingLogitsProcessorList(
-        LogitsProcessorList([TemperatureLogitsWarper(0.5)]), per_request_processors=True
-    )
-    assert isinstance(by_request.logits_processor[0], ContinuousBatchingTemperatureLogitsWarper)
-    both = LogitsProcessorList([*by_request.logits_processor, nucleus])
+    temperature = ContinuousBatchingTemperatureLogitsWarper(TemperatureLogitsWarper(1.0))
+    both = LogitsProcessorList([temperature, nucleus])
     chosen = ContinuousBatchingLogitsProcessorList(both)
     chosen.tensors_required = len(both)
     return chosen

@@ -58,3 +58,17 @@ def test_a_plan_that_came_between_does_not_keep_a_class_from_sharing() -> None:
         bench.engine.apply(Plan(2, (1, 1), 1.0))
         ran(bench, "after", asked)
         assert bench.prefilled["after"] == len(asked) - len(SHARED)
+
+
+def test_a_request_cancelled_in_its_prefill_leaves_nothing_to_another_class() -> None:
+    """Broke: its class was forgotten at once, and its blocks passed for those of no class."""
+    asked = SHARED + prompt(2, 10)
+    with Bench(share_prefixes=True, max_batch_tokens=2 * PAGE_TOKENS) as bench:
+        bench.engine.apply(Plan(2, (2, 2), 1.0, class_k=CLASSES))
+        hook = bench.model.register_forward_pre_hook(lambda *_: bench.engine.cancel("gone"))
+        bench.submit("gone", asked, 8, "batch")
+        ran(bench, "other", prompt(4, 10))  # by then the step that was cancelled has run
+        hook.remove()
+        ran(bench, "after", asked)
+        assert "gone" in bench.prefilled
+        assert bench.prefilled["after"] == len(asked)
