@@ -29,16 +29,15 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.elastic_arms import (
-    Arm,
-    EngineArm,
-    ProcessArm,
-    StockArm,
-    VllmArm,
-    random_checkpoint,
-)
+from benchmarks.arms import Arm
+from benchmarks.arms.engine import EngineArm
+from benchmarks.arms.process import ProcessArm
+from benchmarks.arms.stock import StockArm
+from benchmarks.arms.vllm import VllmArm
 from benchmarks.elastic_report import plot, tables
 from benchmarks.kinds import KINDS, Kind, Timing
+from benchmarks.shapes import random_checkpoint
+from runtime import huge_pages
 from runtime.experts import Backend
 
 BACKENDS = (Backend.NATIVE, Backend.GROUPED_MM, Backend.BATCHED_MM, Backend.EAGER)
@@ -176,7 +175,7 @@ def summary(timings: list[Timing]) -> dict[str, float]:
 
 def limits(dtype: torch.dtype) -> dict[str, float]:
     """What memory and multipliers give, GB/s and GFLOP/s: the best of some tries."""
-    big = torch.ones(2**28, dtype=torch.float32)  # 1 GiB: no cache holds it
+    big = huge_pages.copy(torch.ones(2**28))  # 1 GiB: no cache holds it
     square = torch.randn(3072, 3072).to(dtype)
     read_s = min(_seconds(big.sum) for _ in range(5))
     multiply_s = min(_seconds(lambda: square @ square) for _ in range(5))

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from controller.signals import Step
+
 CONTEXT_TOKENS = 256  # of decoding requests
 
 
@@ -19,6 +21,9 @@ class Kind:
     @property
     def tokens(self) -> int:
         return self.prefill + self.decode
+
+    def is_of(self, step: Step) -> bool:
+        return (step.prefill_tokens, step.decode_tokens) == (self.prefill, self.decode)
 
 
 KINDS = (Kind(decode=1), Kind(decode=8), Kind(decode=32), Kind(prefill=512))

@@ -10,7 +10,7 @@ model once, then answers each line of stdin with one line {"seconds": [...]}, a 
 A figure is the wall time of `LLMEngine.step()`, sampling included; one such step before the first
 is thrown away. Prompts are random ids, no prefix is reused. vLLM's log goes to stderr.
 
-    PYTHON benchmarks/vllm_worker.py --checkpoint D --k K [--dtype bfloat16] [--threads 2] [--eager]
+    PYTHON benchmarks/vllm_worker.py --checkpoint D --k K [--dtype bfloat16] [--eager]
 """
 
 import argparse

@@ -21,7 +21,7 @@ from controller.profiles import Profile, ProfileError, load_profile
 from runtime.denominator import AboveK, rule_of
 from runtime.elastic import ExpertDial
 from runtime.experts import Backend, best_backend
-from runtime.fusion import fuse
+from runtime.fusion import fuse, fuse_layers
 from runtime.moe_layers import NotElasticError
 
 NUM_PROOF_TOKENS = 16
@@ -115,6 +115,7 @@ def load_model(
         dial.install(
             backend or best_backend(dial.layers), proof_ids_BS, above_k or rule_of(model.config)
         )
+        fuse_layers(dial)
         dial.prove(proof_ids_BS)
     except NotElasticError as error:
         raise CheckpointError(f"{folder}: {error}") from error

@@ -24,7 +24,7 @@ from transformers.generation.continuous_batching.requests import (
 )
 
 from controller.signals import ExpertUse, Plan, Step
-from runtime import attention, prefixes
+from runtime import attention, huge_pages, pages, prefixes
 from runtime.elastic import ExpertDial
 from runtime.expert_load import ExpertLoad
 from runtime.sampling import Nucleus, Sampling, draw, processors
@@ -92,6 +92,7 @@ class Engine:
             ),
         )
         self._manager.sample_with(Nucleus())
+        self._manager.read_by_page = True
         if share_prefixes:
             self._manager.keep_classes_apart(self._salt_of)
         attention.register()
@@ -207,6 +208,7 @@ class SteppedManager(ContinuousBatchingManager):
         self._on_step = on_step
         self._nucleus: Nucleus | None = None
         self._salt_of: Callable[[str], int] | None = None
+        self.read_by_page = False  # for attention that takes `pages`; before the start
         self.current_batch = 0
 
     def sample_with(self, nucleus: Nucleus) -> None:
@@ -221,6 +223,10 @@ class SteppedManager(ContinuousBatchingManager):
         processor = super()._create_batch_processor()
         if self._nucleus is not None:
             processor.model_runner._sample = self._sample
+        for allocator in processor.cache.cache_allocators.values():
+            huge_pages.advise(allocator.cache_tensor)
+        if self.read_by_page:
+            pages.read_by_page(processor)
         if self._salt_of is not None:
             vocab_size = self.model.config.get_text_config().vocab_size
             prefixes.keep_classes_apart(processor.cache, self._salt_of, vocab_size)

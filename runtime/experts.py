@@ -59,14 +59,14 @@ class ElasticExperts:
                 "kernel here; accepted: grouped_mm | batched_mm | eager"
             )
         self.rule = rule
-        self._budget_T: torch.Tensor | None = None  # None: all run what the router selected
+        self.budget_T: torch.Tensor | None = None  # None: all run what the router selected
         self._ks: Sequence[int] = ()  # that stand in it
-        self._cap: int | None = None  # on the distinct experts of the batch
+        self.cap: int | None = None  # on the distinct experts of the batch
         self._rerouter = None if ranks_by_weight else Rerouter(layer)
         self.load_E = load_E
         self._num_experts = layer.num_experts
         self._backend = backend
-        self._packed = PackedExperts.replacing(layer.experts) if backend is Backend.NATIVE else None
+        self.packed = PackedExperts.replacing(layer.experts) if backend is Backend.NATIVE else None
         layer.experts.elastic = self
         # Makes transformers' own implementations skip the slots that hold no expert.
         layer.experts._is_expert_parallel = True
@@ -82,11 +82,11 @@ class ElasticExperts:
 
         With a `cap`, of those that serve the whole batch best; the router then ranks all experts.
         """
-        self._ks, self._cap = ks, cap
-        self._budget_T = torch.tensor(ks, device=choice_T.device)[choice_T]
+        self._ks, self.cap = ks, cap
+        self.budget_T = torch.tensor(ks, device=choice_T.device)[choice_T]
 
     def clear_budgets(self) -> None:
-        self._budget_T = self._cap = None
+        self.budget_T = self.cap = None
 
     def run(
         self,
@@ -96,8 +96,8 @@ class ElasticExperts:
         weight_TK: torch.Tensor,
     ) -> torch.Tensor:
         index_TK, weight_TK = self.narrow(index_TK, weight_TK)
-        if self._packed is not None:
-            return self._packed(hidden_TD, index_TK, weight_TK, self.load_E)
+        if self.packed is not None:
+            return self.packed(hidden_TD, index_TK, weight_TK, self.load_E)
         ids_S = index_TK.flatten()
         live_S = (ids_S < self._num_experts).to(torch.int32)
         self.load_E.index_add_(0, ids_S.clamp(max=self._num_experts - 1), live_S)
@@ -111,16 +111,16 @@ class ElasticExperts:
         self, index_TK: torch.Tensor, weight_TK: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the router selected, cut to each token's budget and weighed by the model's rule."""
-        if self._cap is not None:
+        if self.cap is not None:
             return keep_shared(
-                index_TK, weight_TK, self._budget_T, self._cap, self._num_experts, self.rule
+                index_TK, weight_TK, self.budget_T, self.cap, self._num_experts, self.rule
             )
-        if self._budget_T is not None and self._rerouter is None:
-            return keep_best(index_TK, weight_TK, self._budget_T, self._num_experts, self.rule)
-        if self._budget_T is not None:
+        if self.budget_T is not None and self._rerouter is None:
+            return keep_best(index_TK, weight_TK, self.budget_T, self._num_experts, self.rule)
+        if self.budget_T is not None:
             widest = Routing(index_TK, weight_TK)
             index_TK, weight_TK = self._rerouter.merge(
-                widest, self._budget_T, self._ks, self._num_experts
+                widest, self.budget_T, self._ks, self._num_experts
             )
         if self.rule.anchor_k is not None and weight_TK.shape[1] > self.rule.anchor_k:
             weight_TK = anchor(weight_TK, self.rule.anchor_k)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 from transformers.integrations.moe import _default_apply_gate
 
+from runtime import huge_pages
 from runtime.native.library import can_run, kernels
 
 TILE = 64  # output features that the kernel computes together
@@ -52,6 +53,10 @@ class PackedExperts:
         del experts.gate_up_proj, experts.down_proj
         return packed
 
+    @property
+    def addresses(self) -> tuple[int, int]:
+        return self._gate_up.data_ptr(), self._down.data_ptr()
+
     def __call__(
         self,
         hidden_TD: torch.Tensor,
@@ -65,8 +70,7 @@ class PackedExperts:
         output_TD = torch.empty_like(hidden_TD)
         kernels().kprime_experts(
             self.dtype is torch.bfloat16,
-            self._gate_up.data_ptr(),
-            self._down.data_ptr(),
+            *self.addresses,
             self.num_experts,
             self.hidden,
             self.inner,
@@ -113,13 +117,17 @@ class PackedLinear:
     def address(self) -> int:
         return self._weight.data_ptr()
 
+    @property
+    def bias_address(self) -> int | None:
+        return None if self._bias_R is None else self._bias_R.data_ptr()
+
     def __call__(self, input_TD: torch.Tensor) -> torch.Tensor:
         input_TD = input_TD.contiguous()
         output_TR = input_TD.new_empty(len(input_TD), self.num_outputs)
         kernels().kprime_linear(
             self.dtype is torch.bfloat16,
-            self._weight.data_ptr(),
-            None if self._bias_R is None else self._bias_R.data_ptr(),
+            self.address,
+            self.bias_address,
             input_TD.data_ptr(),
             len(input_TD),
             self.num_inputs,
@@ -151,4 +159,4 @@ def can_pack(experts: nn.Module) -> bool:
 def _tiles(weight_ERC: torch.Tensor) -> torch.Tensor:
     """(E, rows, columns) -> (E, rows / 64, columns in units of 32 bits, 64)."""
     units_ERU = weight_ERC.contiguous().view(torch.int32)
-    return units_ERU.unflatten(1, (-1, TILE)).transpose(2, 3).contiguous()
+    return huge_pages.copy(units_ERU.unflatten(1, (-1, TILE)).transpose(2, 3))

@@ -106,11 +106,18 @@ def describe(tables: dict[int, Table], costs: dict[int, StepCost]) -> Fit:
 class Bench:
     """An engine that runs batches of made-up requests to their end and keeps the steps."""
 
-    def __init__(self, model: nn.Module, dial: ExpertDial, max_batch_tokens: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        dial: ExpertDial,
+        max_batch_tokens: int,
+        on_step: Callable[[Step], None] = lambda _step: None,
+    ) -> None:
         self._vocab_size = int(model.config.vocab_size)
         self._sizes = prefill_sizes(max_batch_tokens)
         self._num_layers = len(dial.layers)
         self._steps: list[Step] = []
+        self._on_step = on_step
         self._running = 0
         self._idle = threading.Event()
         self._num_submitted = 0
@@ -169,5 +176,6 @@ class Bench:
     def _stepped(self, step: Step, _prefilled: dict[str, int]) -> None:
         """Comes after the step's emissions."""
         self._steps.append(step)
+        self._on_step(step)
         if self._running == 0:
             self._idle.set()

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "element.h"
+#include "kernels.h"
 #include "tile.h"
 
 namespace {
@@ -65,7 +66,7 @@ void rms_norm(const void* x, const void* weight, float epsilon, int rows, int wi
 }  // namespace
 
 // y[rows][out] = x[rows][in] W' + bias; the bias is fp32 and may be null.
-extern "C" __attribute__((visibility("default"))) void kprime_linear(
+KPRIME_KERNEL kprime_linear(
     int bf16, const void* packed, const float* bias, const void* x, int rows, int in, int out,
     void* y, int num_threads) {
   (bf16 ? linear<true> : linear<false>)((const Unit*)packed, bias, (const Unit*)x, rows, in, out, y,
@@ -73,7 +74,7 @@ extern "C" __attribute__((visibility("default"))) void kprime_linear(
 }
 
 // y = x / sqrt(mean(x^2) + epsilon) * weight, row by row; the width is a multiple of 16.
-extern "C" __attribute__((visibility("default"))) void kprime_rms_norm(
+KPRIME_KERNEL kprime_rms_norm(
     int bf16, const void* x, const void* weight, float epsilon, int rows, int width, void* y,
     int num_threads) {
   (bf16 ? rms_norm<Bf16> : rms_norm<Fp32>)(x, weight, epsilon, rows, width, y, num_threads);

@@ -23,12 +23,13 @@ struct Bf16 {
   static void store(Element* p, __m512 x, __mmask16 live = 0xffff) {
     _mm256_mask_storeu_epi16(p, live, (__m256i)_mm512_cvtneps_pbh(x));
   }
-  static float dot(const Element* a, const Element* b, int size) {
+  // That add up to the dot product, in any order.
+  static __m512 products(const Element* a, const Element* b, int size) {
     __m512 sum = _mm512_setzero_ps();
     for (int d = 0; d < size; d += 2 * kLanes)
       sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(a + d),
                              (__m512bh)_mm512_loadu_si512(b + d));
-    return _mm512_reduce_add_ps(sum);
+    return sum;
   }
 };
 
@@ -40,10 +41,10 @@ struct Fp32 {
   static void store(Element* p, __m512 x, __mmask16 live = 0xffff) {
     _mm512_mask_storeu_ps(p, live, x);
   }
-  static float dot(const Element* a, const Element* b, int size) {
+  static __m512 products(const Element* a, const Element* b, int size) {
     __m512 sum = _mm512_setzero_ps();
     for (int d = 0; d < size; d += kLanes) sum = _mm512_fmadd_ps(load(a + d), load(b + d), sum);
-    return _mm512_reduce_add_ps(sum);
+    return sum;
   }
 };
 

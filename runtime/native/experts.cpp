@@ -19,6 +19,7 @@
 
 #include "element.h"
 #include "exponential.h"
+#include "kernels.h"
 #include "tile.h"
 
 namespace {
@@ -151,7 +152,7 @@ void run(const Layer& layer, const void* x, const int64_t* index, const float* w
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) void kprime_experts(
+KPRIME_KERNEL kprime_experts(
     int bf16, const void* gate_up, const void* down, int num_experts, int hidden, int inner,
     const void* x, const int64_t* index, const float* weight, void* out, int num_tokens, int k,
     int num_threads, int32_t* load) {

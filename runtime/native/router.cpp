@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "element.h"
+#include "kernels.h"
 #include "tile.h"
 
 namespace {
@@ -78,7 +79,7 @@ void route(const Router& router, const Unit* x, int rows, void* logits, float* w
 }  // namespace
 
 // logits: [rows][experts]; weights (fp32), index: [rows][k], the best first.
-extern "C" __attribute__((visibility("default"))) void kprime_route(
+KPRIME_KERNEL kprime_route(
     int bf16, const void* packed, const void* x, int rows, int hidden, int num_experts, int k,
     int renormalises, void* logits, float* weights, int64_t* index, int num_threads) {
   const Router router{(const Unit*)packed, hidden, num_experts, k, renormalises != 0};

@@ -37,17 +37,17 @@ inline __m512 multiply_add(__m512 sum, __m512i weights, Unit x) {
   }
 }
 
-// kM rows times one tile.
-template <bool kBf16, int kM>
+// kM rows times one tile of kV vectors of features.
+template <bool kBf16, int kM, int kV = kVectors>
 inline void multiply(const Unit* tile, const Unit* const* rows, int num_units,
-                     __m512 (&sums)[kM][kVectors]) {
+                     __m512 (&sums)[kM][kV]) {
   for (int m = 0; m < kM; ++m)
-    for (int v = 0; v < kVectors; ++v) sums[m][v] = _mm512_setzero_ps();
-  for (int u = 0; u < num_units; ++u, tile += kTile) {
-    __m512i weights[kVectors];
-    for (int v = 0; v < kVectors; ++v) weights[v] = _mm512_loadu_si512(tile + v * kLanes);
+    for (int v = 0; v < kV; ++v) sums[m][v] = _mm512_setzero_ps();
+  for (int u = 0; u < num_units; ++u, tile += kV * kLanes) {
+    __m512i weights[kV];
+    for (int v = 0; v < kV; ++v) weights[v] = _mm512_loadu_si512(tile + v * kLanes);
     for (int m = 0; m < kM; ++m)
-      for (int v = 0; v < kVectors; ++v)
+      for (int v = 0; v < kV; ++v)
         sums[m][v] = multiply_add<kBf16>(sums[m][v], weights[v], rows[m][u]);
   }
 }

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn.functional import scaled_dot_product_attention
 
 from runtime import attention
 from runtime.native.library import can_run
+from runtime.pages import PageTable
 from tests.runtime.tiny import VOCAB, Bench, tiny_model
 
 HEAD_DIMS = {"by the kernel": 32, "by SDPA": 8}
@@ -56,49 +56,71 @@ def test_without_a_paged_cache_it_is_plain_sdpa() -> None:
     ],
 )
 @given(
-    num_keys=st.lists(st.integers(1, 70), min_size=1, max_size=5),
+    requests=st.lists(st.tuples(st.integers(1, 80), st.integers(0, 140)), min_size=1, max_size=5),
     heads=st.sampled_from([(1, 1), (4, 2), (8, 1)]),
     head_dim=st.sampled_from([32, 64, 96, 256]),
-    prefills=st.sets(st.integers(0, 4)),
+    page_tokens=st.sampled_from([16, 64]),
+    window=st.none() | st.integers(1, 90),
     seed=st.integers(0, 2**31),
 )
-def test_the_kernel_is_attention_of_every_decoding_request_over_its_rows(
+def test_the_kernels_are_attention_of_every_request_over_its_own_keys(
     dtype: torch.dtype,
-    num_keys: list[int],
+    requests: list[tuple[int, int]],
     heads: tuple[int, int],
     head_dim: int,
-    prefills: set[int],
+    page_tokens: int,
+    window: int | None,
     seed: int,
 ) -> None:
+    """`requests`: tokens of the step and keys before them; a window leaves decoding ones no more
+    keys than that."""
     torch.manual_seed(seed)
     num_heads, kv_heads = heads
-    keys_SKD, values_SKD = torch.randn(2, 100, kv_heads, head_dim).to(dtype)
-    num_queries = [3 if request in prefills else 1 for request in range(len(num_keys))]
-    query_ends, key_ends = (np.cumsum([0, *lengths]) for lengths in (num_queries, num_keys))
-    query_THD = torch.randn(sum(num_queries), num_heads, head_dim).to(dtype)
-    row_N = torch.randint(0, 100, (sum(num_keys),))
+    if window:
+        requests = [(n, min(before, window - 1) if n == 1 else before) for n, before in requests]
+    num_tokens = [n for n, _ in requests]
+    num_keys = [n + before for n, before in requests]
+    num_pages = -(-max(num_keys) // page_tokens)
+    total = num_pages * len(requests)
+    pages = PageTable(
+        torch.randperm(total).view(len(requests), num_pages).numpy() * page_tokens, page_tokens
+    )
+    keys_SKD, values_SKD = torch.randn(2, total * page_tokens, kv_heads, head_dim).to(dtype)
+    query_THD = torch.randn(sum(num_tokens), num_heads, head_dim).to(dtype)
     kwargs = {
-        "cu_seq_lens_q": torch.from_numpy(query_ends),
-        "cu_seq_lens_k": {"full_attention": torch.from_numpy(key_ends)},
+        "cu_seq_lens_q": torch.tensor(np.cumsum([0, *num_tokens])),
+        "cu_seq_lens_k": {"full_attention": torch.tensor(np.cumsum([0, *num_keys]))},
+        "pages": {0: pages},
     }
-    allocator = SimpleNamespace(layer_type="full_attention")
+    allocator = SimpleNamespace(layer_type="full_attention", index=0)
     cache = SimpleNamespace(layer_to_allocator={0: allocator})
-    step = attention.lay_out(cache, 0, kwargs, by_kernel=True)
-    assert len(step.token_R) == num_queries.count(1)
-    output_THD = torch.zeros_like(query_THD)
-    if len(step.token_R):
-        attention._decode(query_THD, keys_SKD, values_SKD, row_N, step, None, output_THD)
-    for request in range(len(num_keys)):
-        queries = slice(query_ends[request], query_ends[request + 1])
-        if num_queries[request] > 1:
-            assert (output_THD[queries] == 0).all()  # not its business
-            continue
-        rows = row_N[key_ends[request] : key_ends[request + 1]]
-        expected_1HQD = scaled_dot_product_attention(
-            query_THD[queries].transpose(0, 1)[None].double(),
-            keys_SKD[rows].transpose(0, 1)[None].double(),
-            values_SKD[rows].transpose(0, 1)[None].double(),
-            enable_gqa=True,
+    ours_THD, expected_THD = (
+        attention.attend(
+            *states,
+            attention.lay_out(cache, 0, kwargs, by_kernel=by_kernel),
+            scaling=head_dim**-0.5,
+            window=window,
         )
-        error = (output_THD[queries].double() - expected_1HQD[0].transpose(0, 1)).abs().max()
-        assert error <= RELATIVE_ERROR[dtype] * expected_1HQD.abs().max()
+        for states, by_kernel in (
+            ((query_THD, keys_SKD, values_SKD), True),
+            ((query_THD.double(), keys_SKD.double(), values_SKD.double()), False),
+        )
+    )
+    error = (ours_THD.double() - expected_THD).abs().max()
+    assert error <= RELATIVE_ERROR[dtype] * expected_THD.abs().max()
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 50])
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(1, 1), (1, 3), (4, 4), (4, 9), (9, 9)])
+def test_a_token_sees_the_keys_before_it_and_its_own_within_the_window(
+    num_queries: int, num_keys: int, window: int | None
+) -> None:
+    seen = attention._mask(num_queries, num_keys, window, torch.device("cpu"))
+    before = num_keys - num_queries
+    expected = [
+        [key <= before + query and key > before + query - (window or 99) for key in range(num_keys)]
+        for query in range(num_queries)
+    ]
+    if seen is None:  # torch's own causal order, or all there is
+        seen = torch.ones(num_queries, num_keys, dtype=torch.bool).tril(before)
+    assert seen.tolist() == expected

@@ -16,7 +16,7 @@ DTYPES = [
     )
     for dtype in (torch.float32, torch.bfloat16)
 ]
-RELATIVE_ERROR = {torch.float32: 2e-6, torch.bfloat16: 8e-3}  # of the largest output
+RELATIVE_ERROR = {torch.float32: 1e-5, torch.bfloat16: 8e-3}  # of the largest output
 
 
 @st.composite

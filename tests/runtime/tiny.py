@@ -9,13 +9,14 @@ from controller.signals import Plan, Step
 from runtime.elastic import ExpertDial
 from runtime.engine import Emission, Engine
 from runtime.experts import best_backend
+from runtime.fusion import fuse, fuse_layers
 from runtime.sampling import Sampling
 
 NUM_LAYERS, TRAINED_K, VOCAB = 2, 4, 128
 GREEDY = Sampling(temperature=0)
 
 
-def tiny_model(head_dim: int = 8) -> Qwen3MoeForCausalLM:
+def tiny_model(head_dim: int = 32) -> Qwen3MoeForCausalLM:
     torch.manual_seed(0)
     config = Qwen3MoeConfig(
         vocab_size=VOCAB,
@@ -47,13 +48,19 @@ class Bench:
         self,
         *,
         max_batch_tokens: int = 32,
-        head_dim: int = 8,
+        head_dim: int = 32,
         share_prefixes: bool = False,
+        fused: bool = True,
         model: PreTrainedModel | None = None,
     ) -> None:
+        """`fused`: as far as the kernels can, as when a checkpoint is served."""
         self.model = model or tiny_model(head_dim)
         self.dial = ExpertDial(self.model)
+        if fused:
+            fuse(self.model)
         self.dial.install(best_backend(self.dial.layers), torch.arange(8)[None])
+        if fused:
+            fuse_layers(self.dial)
         self.emissions: list[Emission] = []
         self.steps: list[Step] = []
         self.prefilled: dict[str, int] = {}

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from runtime.fusion import fuse
+from runtime.elastic import ExpertDial
+from runtime.experts import Backend, best_backend
+from runtime.fusion import WHOLE, fuse, fuse_layers
 from runtime.native.library import can_run
 from tests.runtime.families import FAMILIES as ALL_FAMILIES
 from tests.runtime.families import IDS_BS
@@ -50,7 +52,37 @@ def test_every_part_of_a_usual_model_is_taken_over(build, changes, dtype: torch.
     for layer in (0, 1):
         parts = ("self_attn", "mlp.gate", "input_layernorm", "post_attention_layernorm")
         assert {f"model.layers.{layer}.{part}" for part in parts} <= set(fused)
-    assert {"model.norm", "lm_head"} <= set(fused)
+    assert {"model.norm", "lm_head", "model.rotary_emb"} <= set(fused)
+
+
+@USUAL
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_layers_of_a_usual_model_and_all_of_it_run_as_one(build, changes, dtype) -> None:  # noqa: ANN001
+    model = built(build, changes, dtype)
+    dial = ExpertDial(model)
+    fuse(model)
+    assert fuse_layers(dial) == []  # the experts are not packed yet
+    dial.install(Backend.NATIVE, IDS_BS)
+    before, output = dial.plan, logits(model)
+    assert fuse_layers(dial) == ["model.layers.0", "model.layers.1", WHOLE]
+    assert dial.plan == before
+    assert torch.equal(logits(model), output)  # no cache: the model's own forward
+
+
+def test_a_model_that_gives_its_routers_logits_keeps_its_layers() -> None:
+    model = built(qwen, WIDE | {"output_router_logits": True}, torch.float32)
+    dial = ExpertDial(model)
+    fuse(model)
+    dial.install(Backend.NATIVE, IDS_BS)
+    assert fuse_layers(dial) == []
+
+
+def test_a_layer_that_scales_what_it_adds_stays_with_the_model() -> None:
+    model = ALL_FAMILIES["granitemoe"].build()
+    dial = ExpertDial(model)
+    fuse(model)
+    dial.install(best_backend(dial.layers), IDS_BS)
+    assert fuse_layers(dial) == []
 
 
 @USUAL
@@ -59,9 +91,7 @@ def test_continuous_batches_of_a_fused_model_give_the_tokens_of_the_model(build,
     answers = []
     for fused in (False, True):
         model = built(build, changes, torch.float32)
-        if fused:
-            assert fuse(model)
-        with Bench(model=model, max_batch_tokens=48) as bench:
+        with Bench(model=model, max_batch_tokens=48, fused=fused) as bench:
             for name, ids in prompts.items():
                 bench.submit(name, ids, 15)
             bench.wait_for_end(*prompts)
