@@ -14,7 +14,6 @@ faster than the multipliers compute the slots that ran; both limits are measured
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections import defaultdict
@@ -34,7 +33,7 @@ from benchmarks.arms.engine import EngineArm
 from benchmarks.arms.process import ProcessArm
 from benchmarks.arms.stock import StockArm
 from benchmarks.arms.vllm import VllmArm
-from benchmarks.elastic_report import plot, tables
+from benchmarks.elastic_report import OURS, plot, tables
 from benchmarks.kinds import KINDS, Kind, Timing
 from benchmarks.shapes import random_checkpoint
 from runtime import huge_pages
@@ -43,9 +42,9 @@ from runtime.experts import Backend
 BACKENDS = (Backend.NATIVE, Backend.GROUPED_MM, Backend.BATCHED_MM, Backend.EAGER)
 WARM_UP = 1  # rounds that pay for allocation and are not counted
 SEED = 1
-# Where a process has threads of its own beside torch's, libgomp lets them sleep between operations
-# almost at once, and waking takes longer than many an operation.
-SPIN_COUNT = "30000"
+# In a process with threads beside torch's, libgomp lets them sleep between operations almost at
+# once, and waking takes longer than many of torch's small ones. kprime's few long ones do without.
+SPINNING = {"GOMP_SPINCOUNT": "30000"}
 
 Seen = dict[str, dict[str, dict[int, list[Timing]]]]  # arm -> kind -> k'
 
@@ -64,7 +63,6 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # of our arms, who inherit it
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.checkpoint or random_checkpoint(options.shape, Path(temporary))
         figures = run(folder, options)
@@ -88,7 +86,9 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         makers[StockArm.name] = partial(StockArm, folder, dtype)
     with ExitStack() as open_arms:
         arms: list[Arm] = [
-            open_arms.enter_context(ProcessArm(name, make, options.threads))
+            open_arms.enter_context(
+                ProcessArm(name, make, options.threads, {} if name == OURS else SPINNING)
+            )
             for name, make in makers.items()
         ]
         native = arms[0]

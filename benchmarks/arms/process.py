@@ -1,8 +1,9 @@
 """An arm in a process of its own."""
 
 import multiprocessing
-from collections.abc import Callable
-from contextlib import ExitStack
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,13 +12,16 @@ import torch
 class ProcessArm(ExitStack):
     """An arm in a process of its own, as a replica is: idle threads of others disturb no step."""
 
-    def __init__(self, name: str, make: Callable[[], Any], threads: int) -> None:
+    def __init__(
+        self, name: str, make: Callable[[], Any], threads: int, environment: dict[str, str]
+    ) -> None:
         super().__init__()
         self.name = name
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         process = spawn.Process(target=_serve, args=(theirs, make, threads), daemon=True)
-        process.start()
+        with _environment(environment):
+            process.start()
         self.callback(process.join, timeout=60)
         self.callback(self._pipe.send, None)
 
@@ -32,6 +36,18 @@ class ProcessArm(ExitStack):
             return answer
 
         return ask
+
+
+@contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    """Variables that a process started in the block has."""
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _serve(pipe: Any, make: Callable[[], Any], threads: int) -> None:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""A decoder layer of the usual order as two calls and its attention.
+"""A decoder layer of the usual order in one call.
 
 Shapes: T tokens, W width of the model, H heads, D head size, E experts.
 """
@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers.generation.continuous_batching import PagedAttentionCache
 
-from runtime.attention import attend
 from runtime.experts import ElasticExperts
 from runtime.fusion.attention import FusedAttention
 from runtime.fusion.modules import FusedNorm, FusedRouter
@@ -46,6 +45,7 @@ class LayerStruct(ctypes.Structure):
         ("query_norm", PTR),
         ("key_norm", PTR),
         ("head_epsilon", F32),
+        ("scale", F32),
         ("num_experts", INT),
         ("router", PTR),
         ("router_renormalises", INT),
@@ -116,29 +116,16 @@ class FusedLayer:
         attention, struct = self.attention, self._struct
         step = self._steps.running(cache, attention.layer, position_embeddings, kwargs)
         hidden_1TW = hidden_states.contiguous()
-        keys_SKD, values_SKD = attention.views(cache)
         if cache is not self._cache:
             self._cache = cache
-            struct.keys, struct.values = keys_SKD.data_ptr(), values_SKD.data_ptr()
+            struct.keys, struct.values = (view.data_ptr() for view in attention.views(cache))
         struct.k = self._router.top_k
         struct.cap = self._elastic.cap or 0
         budget_T = self._elastic.budget_T
         struct.budgets = None if budget_T is None else budget_T.data_ptr()
-        query_THD = hidden_1TW.new_empty(
-            hidden_1TW.shape[1], attention.num_heads, attention.head_size
-        )
-        library, step_address = kernels(), ctypes.addressof(step.struct)
-        library.kprime_before_attention(
-            self._address, step_address, hidden_1TW.data_ptr(), query_THD.data_ptr()
-        )
-        attended_THD = attend(query_THD, keys_SKD, values_SKD, step.paged, attention.scaling)
         output_1TW = torch.empty_like(hidden_1TW)
-        library.kprime_after_attention(
-            self._address,
-            step_address,
-            hidden_1TW.data_ptr(),
-            attended_THD.data_ptr(),
-            output_1TW.data_ptr(),
+        kernels().kprime_layer(
+            self._address, step.address, hidden_1TW.data_ptr(), output_1TW.data_ptr()
         )
         return output_1TW
 
@@ -208,6 +195,7 @@ def _describe(
         query_norm=query_norm,
         key_norm=key_norm,
         head_epsilon=attention.epsilon,
+        scale=attention.scaling,
         num_experts=router.packed.num_outputs,
         router=router.packed.address,
         router_renormalises=router.renormalises,

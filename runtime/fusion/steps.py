@@ -4,36 +4,64 @@ Shapes: T tokens, D head size.
 """
 
 import ctypes
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.generation.continuous_batching import PagedAttentionCache
 
-from runtime.attention import PagedStep, lay_out
+from runtime.attention import PagedStep, Requests, lay_out
 
 INT, PTR = ctypes.c_int32, ctypes.c_void_p
 
 
-class StepStruct(ctypes.Structure):
-    """As `runtime/native/layer.cpp` has it, field by field."""
+class RequestsStruct(ctypes.Structure):
+    """As `runtime/native/layer.cpp` has it, field by field; so is the next."""
 
+    _fields_ = (
+        ("count", INT),
+        ("page_tokens", INT),
+        ("max_pages", INT),
+        ("tokens", PTR),
+        ("num_tokens", PTR),
+        ("num_keys", PTR),
+        ("pages", PTR),
+    )
+
+
+class StepStruct(ctypes.Structure):
     _fields_ = (
         ("num_tokens", INT),
         ("num_threads", INT),
         ("cos", PTR),
         ("sin", PTR),
         ("rows", PTR),
+        ("decodes", RequestsStruct),
+        ("prompts", RequestsStruct),
     )
 
 
-@dataclass(frozen=True)
 class RunningStep:
-    write_T: torch.Tensor  # rows of the cache where the step's keys and values go
-    cos_TD: torch.Tensor
-    sin_TD: torch.Tensor
-    paged: PagedStep
-    struct: StepStruct
+    """What the kernels need of a step, and keeps it in memory."""
+
+    def __init__(
+        self,
+        write_T: torch.Tensor,
+        positions: tuple[torch.Tensor, torch.Tensor],
+        paged: PagedStep,
+    ) -> None:
+        """`write_T`: rows of the cache where the step's keys and values go."""
+        self.write_T, self.paged = write_T, paged
+        self.cos_TD, self.sin_TD = (x[0].contiguous() for x in positions)
+        self._struct = StepStruct(
+            len(write_T),
+            torch.get_num_threads(),
+            self.cos_TD.data_ptr(),
+            self.sin_TD.data_ptr(),
+            write_T.data_ptr(),
+            _describe(paged.decodes),
+            _describe(paged.prompts),
+        )
+        self.address = ctypes.addressof(self._struct)
 
 
 class Steps:
@@ -55,28 +83,21 @@ class Steps:
         lengths = kwargs["cu_seq_lens_q"]
         if self._step is None or self._of[0] is not lengths or self._of[1] is not positions[0]:
             self._of = lengths, positions[0]
-            self._step = _prepare(cache, layer, positions, kwargs)
+            self._step = RunningStep(
+                kwargs["write_index"][cache.layer_to_allocator[layer].index],
+                positions,
+                lay_out(cache, layer, kwargs, by_kernel=True),
+            )
         return self._step
 
 
-def _prepare(
-    cache: PagedAttentionCache,
-    layer: int,
-    positions: tuple[torch.Tensor, torch.Tensor],
-    kwargs: dict[str, Any],
-) -> RunningStep:
-    write_T = kwargs["write_index"][cache.layer_to_allocator[layer].index]
-    cos_TD, sin_TD = (x[0].contiguous() for x in positions)
-    return RunningStep(
-        write_T,
-        cos_TD,
-        sin_TD,
-        lay_out(cache, layer, kwargs, by_kernel=True),
-        StepStruct(
-            len(write_T),
-            torch.get_num_threads(),
-            cos_TD.data_ptr(),
-            sin_TD.data_ptr(),
-            write_T.data_ptr(),
-        ),
+def _describe(requests: Requests) -> RequestsStruct:
+    return RequestsStruct(
+        len(requests),
+        requests.pages.page_tokens,
+        requests.pages.first_row_RP.shape[1],
+        requests.token_R.ctypes.data,
+        requests.num_tokens_R.ctypes.data,
+        requests.num_keys_R.ctypes.data,
+        requests.pages.first_row_RP.ctypes.data,
     )

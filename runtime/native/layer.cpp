@@ -1,6 +1,6 @@
-// A decoder layer in two calls, before and after its attention. It is the order of the kernels that
-// the layer's modules run one by one, without what Python and torch take between them: in a decode
-// step that was most of the layer's time. Knows nothing of torch (see experts.cpp).
+// A decoder layer in one call: the kernels that its modules run one by one, in their order, without
+// what Python and torch take between them, which in a decode step was most of the layer's time.
+// Knows nothing of torch (see experts.cpp).
 
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
@@ -15,7 +15,7 @@
 
 namespace {
 
-// As runtime/fused_layer.py has it, field by field.
+// As runtime/fusion/layer.py has it, field by field.
 struct Layer {
   int32_t bf16, hidden;
   const void *input_norm, *post_norm;
@@ -26,7 +26,7 @@ struct Layer {
   const float* output_bias;
   int32_t heads, kv_heads, head_size, head_norm;
   const void *query_norm, *key_norm;
-  float head_epsilon;
+  float head_epsilon, scale;  // of the scores
   int32_t num_experts;
   const void* router;
   int32_t router_renormalises, rounds_weights;  // to bf16
@@ -40,10 +40,18 @@ struct Layer {
   void *keys, *values;
 };
 
+// As runtime/fusion/steps.py has them.
+struct Requests {
+  int32_t count, page_tokens, max_pages;
+  const int32_t *tokens, *num_tokens, *num_keys;
+  const int64_t* pages;
+};
+
 struct Step {
   int32_t num_tokens, num_threads;
   const void *cos, *sin;
   const int64_t* rows;  // of the cache, where keys and values go
+  Requests decodes, prompts;
 };
 
 // Memory that grows with the largest step and stays: a step allocates nothing.
@@ -83,17 +91,37 @@ void round_to_bf16(float* x, int count) {
 
 size_t bytes(const Layer& layer, int64_t count) { return count * (layer.bf16 ? 2 : 4); }
 
+// Queries, and what they attended to: [tokens][heads][head size].
+void attend(const Layer& layer, const Step& step, const void* queries, void* attended) {
+  const Requests &few = step.decodes, &many = step.prompts;
+  if (few.count)
+    kprime_attention(layer.bf16, queries, layer.keys, layer.values, few.pages, few.page_tokens,
+                     few.max_pages, few.num_keys, few.tokens, few.count, layer.heads,
+                     layer.kv_heads, layer.head_size, layer.scale, attended, step.num_threads);
+  if (many.count)
+    kprime_prompts(layer.bf16, queries, layer.keys, layer.values, many.pages, many.page_tokens,
+                   many.max_pages, many.num_keys, many.tokens, many.num_tokens, many.count,
+                   layer.heads, layer.kv_heads, layer.head_size, 0, layer.scale, attended,
+                   step.num_threads);
+}
+
 }  // namespace
 
-// hidden: [tokens][hidden features]; queries: [tokens][heads][head size]. Keys and values go to the
-// cache.
-KPRIME_KERNEL kprime_before_attention(const Layer* layer, const Step* step, const void* hidden,
-                                      void* queries) {
-  static thread_local Scratch for_normed, for_qkv;
-  const int tokens = step->num_tokens, threads = step->num_threads;
-  const int qkv_width = (layer->heads + 2 * layer->kv_heads) * layer->head_size;
-  void* const normed = for_normed.of<char>(bytes(*layer, (int64_t)tokens * layer->hidden));
-  void* const qkv = for_qkv.of<char>(bytes(*layer, (int64_t)tokens * qkv_width));
+// hidden, out: [tokens][hidden features], what comes into the layer and what leaves it.
+KPRIME_KERNEL kprime_layer(Layer* layer, const Step* step, const void* hidden, void* out) {
+  static thread_local Scratch for_normed, for_qkv, for_queries, for_attended, for_between,
+      for_added, for_logits, for_weights, for_index;
+  const int tokens = step->num_tokens, threads = step->num_threads, k = layer->k;
+  const int query_width = layer->heads * layer->head_size;
+  const int qkv_width = query_width + 2 * layer->kv_heads * layer->head_size;
+  const auto rows = [&](Scratch& memory, int width) {
+    return memory.of<char>(bytes(*layer, (int64_t)tokens * width));
+  };
+  void *const normed = rows(for_normed, layer->hidden), *const qkv = rows(for_qkv, qkv_width);
+  void *const queries = rows(for_queries, query_width);
+  void *const attended = rows(for_attended, query_width);
+  void *const between = rows(for_between, layer->hidden);
+  void *const added = rows(for_added, layer->hidden);
   kprime_rms_norm(layer->bf16, hidden, layer->input_norm, layer->input_epsilon, tokens,
                   layer->hidden, normed, threads);
   kprime_linear(layer->bf16, layer->qkv, layer->qkv_bias, normed, tokens, layer->hidden, qkv_width,
@@ -101,28 +129,17 @@ KPRIME_KERNEL kprime_before_attention(const Layer* layer, const Step* step, cons
   kprime_heads(layer->bf16, qkv, layer->heads, layer->kv_heads, layer->head_size, layer->head_norm,
                layer->head_epsilon, layer->query_norm, layer->key_norm, step->cos, step->sin,
                step->rows, tokens, queries, layer->keys, layer->values, threads);
-}
-
-// hidden, out: [tokens][hidden features], what came into the layer and what leaves it; attended:
-// [tokens][heads][head size].
-KPRIME_KERNEL kprime_after_attention(Layer* layer, const Step* step, const void* hidden,
-                                     const void* attended, void* out) {
-  static thread_local Scratch for_between, for_normed, for_added, for_logits, for_weights,
-      for_index;
-  const int tokens = step->num_tokens, threads = step->num_threads, k = layer->k;
-  const size_t size = bytes(*layer, (int64_t)tokens * layer->hidden);
-  void *const between = for_between.of<char>(size), *const normed = for_normed.of<char>(size);
-  void* const added = for_added.of<char>(size);
-  kprime_linear(layer->bf16, layer->output, layer->output_bias, attended, tokens,
-                layer->heads * layer->head_size, layer->hidden, added, threads);
+  attend(*layer, *step, queries, attended);
+  kprime_linear(layer->bf16, layer->output, layer->output_bias, attended, tokens, query_width,
+                layer->hidden, added, threads);
   add(*layer, *step, hidden, added, between);
   kprime_rms_norm(layer->bf16, between, layer->post_norm, layer->post_epsilon, tokens,
                   layer->hidden, normed, threads);
-  void* const logits = for_logits.of<char>(bytes(*layer, (int64_t)tokens * layer->num_experts));
   float* const weights = for_weights.of<float>((size_t)tokens * k);
   int64_t* const index = for_index.of<int64_t>((size_t)tokens * k);
   kprime_route(layer->bf16, layer->router, normed, tokens, layer->hidden, layer->num_experts, k,
-               layer->router_renormalises, logits, weights, index, threads);
+               layer->router_renormalises, rows(for_logits, layer->num_experts), weights, index,
+               threads);
   if (layer->rounds_weights) round_to_bf16(weights, tokens * k);
   kprime_narrow(index, weights, tokens, k, layer->budgets, layer->cap, layer->num_experts,
                 layer->rule_renormalises, layer->anchor_k);
