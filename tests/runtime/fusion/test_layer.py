@@ -8,13 +8,18 @@ from transformers import PreTrainedModel
 
 from controller.signals import Plan
 from runtime.native.library import can_run
-from tests.runtime.fusion.test_fuse import USUAL, WIDE, built
+from tests.runtime.fusion.test_fuse import WIDE, built
 from tests.runtime.test_engine import prompt
 from tests.runtime.tiny import Bench
-from tests.training.families import qwen
+from tests.training.families import olmoe, qwen
 
 pytestmark = pytest.mark.skipif(not can_run(torch.bfloat16), reason="needs AVX-512 BF16 and g++")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+KINDS = pytest.mark.parametrize(
+    ("build", "changes"),
+    [(qwen, WIDE | {"attention_bias": True}), (olmoe, WIDE | {"hidden_size": 128})],
+    ids=["norms of heads, biases, renormalising", "norms of tokens, not renormalising"],
+)
 PLANS = {
     "full": Plan(2, (4, 4), 1.0),
     "uneven": Plan(2, (1, 6), 1.0),
@@ -45,7 +50,7 @@ def answers(
         return [bench.tokens(str(n)) for n in range(4)], [s.distinct_experts for s in bench.steps]
 
 
-@USUAL
+@KINDS
 @DTYPES
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
 def test_it_gives_the_tokens_of_its_modules(build, changes, dtype: torch.dtype, plan: Plan) -> None:  # noqa: ANN001
