@@ -7,7 +7,7 @@ a record of every step. A plan is swapped only between steps. Knows nothing of H
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -70,6 +70,8 @@ class Engine:
         self._cancelled: set[str] = set()
         self._salts: dict[str | None, int] = {None: 0}  # by class
         self._load = ExpertLoad(dial)
+        # What the dial is set to, row by row: cap, classes and tokens of the requests.
+        self._set: tuple[Sequence[int] | None, list[str | None], list[int]] | None = None
         self._check(plan)
         dial.set(plan.k)
         model.set_attn_implementation("sdpa")  # what the manager accepts; ours follows below
@@ -152,7 +154,7 @@ class Engine:
         self._check(plan)
         with self._apply_lock, self._manager.pause():
             self._dial.set(plan.k)
-            self.plan = plan
+            self.plan, self._set = plan, None
 
     async def apply_async(self, plan: Plan) -> None:
         """`apply` without blocking the event loop."""
@@ -177,12 +179,14 @@ class Engine:
             return
         # A prompt needs about all experts, and its keys and values are kept: a cap is for decoding.
         cap = self.plan.expert_cap if all(map(_decodes, batch)) else None
-        plans = [
-            self.plan.k_of(self._class_of.get(scheduled.state.request_id)) for scheduled in batch
-        ]
-        rows = torch.tensor([scheduled.query_length for scheduled in batch])
-        choice_T = torch.arange(len(batch)).repeat_interleave(rows)
+        classes = [self._class_of.get(scheduled.state.request_id) for scheduled in batch]
+        rows = [scheduled.query_length for scheduled in batch]
+        if self._set == (cap, classes, rows):
+            return
+        choice_T = torch.arange(len(batch)).repeat_interleave(torch.tensor(rows))
+        plans = [self.plan.k_of(slo_class) for slo_class in classes]
         self._dial.set_by_token(plans, choice_T.to(self._dial.load_LE.device), cap)
+        self._set = cap, classes, rows
 
     def _emission(self, output: GenerationOutput) -> Emission:
         """Called in the engine's thread, inside the step that made the tokens."""

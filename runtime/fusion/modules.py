@@ -64,16 +64,14 @@ class FusedRotary:
             raise Unusual
         if getattr(module, "rope_type", None) not in FIXED_ROTATIONS:
             raise Unusual
-        position_1P = torch.arange(min(module.config.max_position_embeddings, TABLE_POSITIONS))[
-            None
-        ]
         with torch.inference_mode():
             try:
-                table = module.forward(torch.empty(0, dtype=dtype), position_1P)
+                positions = min(module.config.max_position_embeddings, TABLE_POSITIONS)
+                table = module.forward(torch.empty(0, dtype=dtype), torch.arange(positions)[None])
                 self._cos_PD, self._sin_PD = (x[0].contiguous() for x in table)
             except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
                 raise Unusual from error
-        if self._cos_PD.ndim != 2 or len(self._cos_PD) != position_1P.shape[1]:
+        if self._cos_PD.ndim != 2 or len(self._cos_PD) != positions:
             raise Unusual
 
     @torch.inference_mode()

@@ -6,11 +6,12 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "element.h"
+#include "exponential.h"
 #include "kernels.h"
 #include "tile.h"
 
@@ -22,16 +23,17 @@ struct Router {
   bool renormalises;
 };
 
-// The k largest of the logits, the first of equals, as shares of e^logit over all.
-void select(const Router& router, float* logits, float* weights, int64_t* index) {
-  const float maximum = *std::max_element(logits, logits + router.num_experts);
-  float all = 0.f, kept = 0.f;
-  for (int e = 0; e < router.num_experts; ++e) all += std::exp(logits[e] - maximum);
+// The k largest of the logits, the first of equals, as shares of e^logit over all. `order`: a
+// number for every expert, in any order.
+void select(const Router& router, float* logits, int* order, float* weights, int64_t* index) {
+  std::partial_sort(order, order + router.k, order + router.num_experts, [&](int a, int b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  });
+  const float all = exponentials(logits, router.num_experts);
+  float kept = 0.f;
   for (int i = 0; i < router.k; ++i) {
-    float* const best = std::max_element(logits, logits + router.num_experts);
-    index[i] = best - logits;
-    kept += weights[i] = std::exp(*best - maximum) / all;
-    *best = -INFINITY;
+    index[i] = order[i];
+    kept += weights[i] = logits[order[i]] / all;
   }
   if (router.renormalises)
     for (int i = 0; i < router.k; ++i) weights[i] /= kept;
@@ -47,6 +49,8 @@ void route(const Router& router, const Unit* x, int rows, void* logits, float* w
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, 1) if (blocks > 1)
   for (int block = 0; block < blocks; ++block) {
     std::vector<float> rounded(tiles * kTile);
+    std::vector<int> order(router.num_experts);
+    std::iota(order.begin(), order.end(), 0);
     const int begin = block * kRows, end = std::min(rows, begin + kRows);
     in_blocks(begin, end, [&](auto m, int row) {
       const Unit* row_of[m];
@@ -70,7 +74,7 @@ void route(const Router& router, const Unit* x, int rows, void* logits, float* w
         const __mmask16 live = first_lanes(router.num_experts - e);
         _mm512_mask_storeu_ps(rounded.data() + e, live, Type::load(out + e, live));
       }
-      select(router, rounded.data(), weights + (int64_t)row * router.k,
+      select(router, rounded.data(), order.data(), weights + (int64_t)row * router.k,
              index + (int64_t)row * router.k);
     }
   }
