@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class ProfileError(ValueError):
@@ -50,6 +50,14 @@ class StepCost(_Strict):
         )
 
 
+class OverUniform(_Strict):
+    """Nats per token over the same number of experts in every layer, with its paired interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
 class Rung(_Strict):
     """A plan with its measured quality (retention, full k' = 1.0) and cost."""
 
@@ -60,6 +68,7 @@ class Rung(_Strict):
     quality_low: PositiveFloat
     quality_high: PositiveFloat
     cost: StepCost
+    over_uniform: OverUniform | None = None  # of a plan whose layers differ
 
     @model_validator(mode="after")
     def _mean_is_the_plans(self) -> "Rung":
@@ -115,6 +124,10 @@ class Profile(_Strict):
     @property
     def num_layers(self) -> int:
         return len(self.rungs[0].plan)
+
+    def nearest(self, mean_k: float) -> Rung:
+        """The rung of that mean k', or the nearest; of two as near the higher one."""
+        return min(self.rungs, key=lambda rung: (abs(rung.mean_k - mean_k), -rung.mean_k))
 
     def quality(self, mean_k: float) -> float:
         return self._between(mean_k, lambda rung: rung.quality)

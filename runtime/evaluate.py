@@ -50,6 +50,20 @@ class Windows:
     documents_W: np.ndarray
     num_bytes: int
 
+    def split(self, every: int) -> tuple["Windows", "Windows"]:
+        """Every so many windows, and the others. Raises TextError if that leaves no such window."""
+        if len(self.ids) < every:
+            raise TextError(f"{len(self.ids)} windows; {every} or more are needed")
+        chosen_W = np.arange(len(self.ids)) % every == every - 1
+        return tuple(
+            Windows(
+                [self.ids[number] for number in np.flatnonzero(mask_W)],
+                self.documents_W[mask_W],
+                round(self.num_bytes * mask_W.mean()),
+            )
+            for mask_W in (chosen_W, ~chosen_W)
+        )
+
     @property
     def num_tokens(self) -> int:
         """Tokens to predict: all but the first of each window."""

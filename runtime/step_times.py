@@ -60,32 +60,35 @@ class Table:
 
 def measure(
     checkpoint: Checkpoint,
-    ks: Sequence[int],
+    plans: Sequence[tuple[int, ...]],
     *,
     max_batch_tokens: int,
     repeats: int,
     seed: int = 0,
     on_round: Callable[[], None] = lambda: None,
-) -> dict[int, Table]:
-    """A table for every k', all layers alike. One call of `on_round` per k' and repeat."""
+) -> dict[tuple[int, ...], Table]:
+    """A table for every plan. One call of `on_round` per plan and repeat."""
     random = np.random.default_rng(seed)
-    seen: dict[int, dict[Point, list[float]]] = {k: defaultdict(list) for k in ks}
+    seen: dict[tuple[int, ...], dict[Point, list[float]]] = {
+        plan: defaultdict(list) for plan in plans
+    }
     with Bench(checkpoint.model, checkpoint.dial, max_batch_tokens) as bench:
         bench.run([(PROMPT_TOKENS, 2)], random)  # the first steps pay for allocation
         for _ in range(repeats):
-            for epoch, k in enumerate(random.permutation(ks), 1):
-                bench.apply(int(k), epoch)
+            for epoch, number in enumerate(random.permutation(len(plans)), 1):
+                bench.apply_plan(plans[number], epoch)
                 for step in bench.round(random):
-                    seen[int(k)][step.prefill_tokens, step.decode_tokens].append(step.duration_s)
+                    point = step.prefill_tokens, step.decode_tokens
+                    seen[plans[number]][point].append(step.duration_s)
                 on_round()
     sizes = prefill_sizes(max_batch_tokens)
     wanted = {(size, 0) for size in sizes} | {(0, batch) for batch in DECODE_BATCHES}
     wanted |= {(max_batch_tokens - batch, batch) for batch in DECODE_BATCHES[:-2]}
     held_out = frozenset({(round(HELD_OUT_SHARE * max_batch_tokens), 0), (0, HELD_OUT_BATCH)})
     tables = {}
-    for k, points in seen.items():
-        assert wanted <= set(points), f"k'={k}: steps never seen: {wanted - set(points)}"
-        tables[k] = Table({point: median(points[point]) for point in wanted}, held_out)
+    for plan, points in seen.items():
+        assert wanted <= set(points), f"{plan}: steps never seen: {wanted - set(points)}"
+        tables[plan] = Table({point: median(points[point]) for point in wanted}, held_out)
     return tables
 
 
@@ -93,8 +96,8 @@ def prefill_sizes(max_batch_tokens: int) -> list[int]:
     return [round(share * max_batch_tokens) for share in PREFILL_SHARES]
 
 
-def describe(tables: dict[int, Table], costs: dict[int, StepCost]) -> Fit:
-    errors = [error for k in tables for error in tables[k].held_out_errors(costs[k])]
+def describe(tables: dict[tuple[int, ...], Table], costs: dict[tuple[int, ...], StepCost]) -> Fit:
+    errors = [error for plan in tables for error in tables[plan].held_out_errors(costs[plan])]
     num_points = sum(len(table.seconds) for table in tables.values())
     return Fit(
         mape_held_out=float(np.mean(errors)),
@@ -140,8 +143,11 @@ class Bench:
 
     def apply(self, k: int, epoch: int, expert_cap: int | None = None) -> None:
         """All layers alike."""
+        self.apply_plan((k,) * self._num_layers, epoch, expert_cap)
+
+    def apply_plan(self, plan: tuple[int, ...], epoch: int, expert_cap: int | None = None) -> None:
         cap = None if expert_cap is None else (expert_cap,) * self._num_layers
-        self._engine.apply(Plan(epoch, (k,) * self._num_layers, 1.0, expert_cap=cap))
+        self._engine.apply(Plan(epoch, plan, 1.0, expert_cap=cap))
 
     def round(self, random: np.random.Generator) -> list[Step]:
         """Prompts of every size alone, then every decode batch."""

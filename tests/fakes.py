@@ -14,7 +14,7 @@ from controller.signals import Budget, Load, Plan, Sample
 def profile_data() -> dict[str, Any]:
     """A step takes 10 ms and, times k', 0.1 ms a prefilled token and 1 ms a decoding request."""
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "checkpoint_sha256": "0" * 64,
         "engine": "by hand",
         "machine": {"cpu": "abacus", "cores": 1, "threads": 1, "dtype": "float32"},

@@ -1,11 +1,13 @@
-"""A budget becomes a plan: rounded once, uniform, with the next epoch."""
+"""A budget becomes the plan of a rung, with the next epoch."""
+
+import json
 
 import pytest
-from pytest import approx
 
 from controller.allocator import Allocator
+from controller.profiles import Profile
 from controller.signals import Budget, Plan
-from tests.fakes import profile
+from tests.fakes import profile, profile_data
 
 PREVIOUS = Plan(epoch=7, k=(4, 4, 4, 4), quality=0.9)
 
@@ -15,25 +17,27 @@ def allocate(mean_k: float) -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("mean_k", "k"),
-    [(1.0, 1), (1.49, 1), (1.5, 2), (2.4, 2), (2.5, 3), (7.49, 7), (7.5, 8), (8.0, 8)],
+    ("mean_k", "k"), [(1.0, 1), (1.49, 1), (1.5, 2), (2.9, 2), (3.0, 4), (5.9, 4), (6.0, 8)]
 )
-def test_a_budget_is_rounded_to_the_nearest_k_with_halves_up(mean_k: float, k: int) -> None:
+def test_a_budget_becomes_the_nearest_rung_the_better_of_two(mean_k: float, k: int) -> None:
     assert allocate(mean_k).k == (k, k, k, k)
+
+
+def test_layers_differ_where_the_rungs_do() -> None:
+    data = profile_data()
+    data["rungs"][1]["plan"] = [1, 2, 2, 3]
+    uneven = Profile.model_validate_json(json.dumps(data))
+    plan = Allocator(uneven).allocate(Budget(2.2, "because"), PREVIOUS)
+    assert plan == Plan(epoch=8, k=(1, 2, 2, 3), quality=0.8)
 
 
 def test_a_changed_k_makes_a_plan_with_the_next_epoch() -> None:
     assert allocate(2.0) == Plan(epoch=8, k=(2, 2, 2, 2), quality=0.8)
 
 
-@pytest.mark.parametrize("mean_k", [3.5, 4.0, 4.49])
-def test_an_unchanged_k_keeps_the_very_same_plan(mean_k: float) -> None:
+@pytest.mark.parametrize("mean_k", [3.0, 4.0, 5.9])
+def test_an_unchanged_rung_keeps_the_very_same_plan(mean_k: float) -> None:
     assert allocate(mean_k) is PREVIOUS
-
-
-def test_the_quality_is_that_of_the_rounded_k() -> None:
-    assert allocate(2.6).quality == approx(0.85)  # k' 3, half way from 0.8 to 0.9
-    assert allocate(8.0).quality == approx(1.0)
 
 
 def test_a_plan_knows_its_mean_k() -> None:

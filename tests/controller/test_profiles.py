@@ -60,6 +60,25 @@ def test_beyond_the_ends_the_outermost_rung_counts() -> None:
     assert profile().step_s(16, 100, 0) == approx(0.09)
 
 
+@pytest.mark.parametrize(
+    ("mean_k", "nearest"), [(0.5, 1), (1.4, 1), (1.5, 2), (3.0, 4), (5.9, 4), (6.0, 8), (99, 8)]
+)
+def test_the_nearest_rung_is_the_higher_of_two(mean_k: float, nearest: float) -> None:
+    assert profile().nearest(mean_k).mean_k == nearest
+
+
+def test_a_rung_may_say_what_its_layers_gain_over_uniform_ones() -> None:
+    data = profile_data()
+    data["rungs"][1] |= {
+        "plan": [1, 2, 2, 3],
+        "over_uniform": {"mean": -0.02, "low": -0.03, "high": -0.01},
+    }
+    read = Profile.model_validate_json(json.dumps(data))
+    assert read.rungs[1].over_uniform is not None
+    assert read.rungs[1].over_uniform.high == -0.01
+    assert read.rungs[0].over_uniform is None
+
+
 def test_a_request_costs_its_share_of_full_chunks_and_of_decoding() -> None:
     best = profile().rungs[-1].cost
     assert best.step_s(100, 10) == approx(0.17)
@@ -71,8 +90,8 @@ def test_a_request_costs_its_share_of_full_chunks_and_of_decoding() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
-        ("schema_version", 2, "schema_version: 2; this kprime reads 1"),
-        ("schema_version", "1", "schema_version: '1'; this kprime reads 1"),
+        ("schema_version", 1, "schema_version: 1; this kprime reads 2"),
+        ("schema_version", "2", "schema_version: '2'; this kprime reads 2"),
         ("engine", 3, "engine: Input should be a valid string"),
         ("machine", None, "machine: Input should be an object"),
         ("full_k", 0, "full_k: Input should be greater than 0"),
@@ -129,10 +148,10 @@ def test_all_problems_are_listed_one_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["null", "[]", "{}", "7", '"schema_version"'])
 def test_what_has_no_version_is_refused_for_that(tmp_path: Path, content: str) -> None:
-    assert complaints(saved(tmp_path, content)) == ["schema_version: None; this kprime reads 1"]
+    assert complaints(saved(tmp_path, content)) == ["schema_version: None; this kprime reads 2"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "schema_version: 1"])
+@pytest.mark.parametrize("content", ["", "{", "schema_version: 2"])
 def test_what_is_not_json_is_refused_with_a_way_out(tmp_path: Path, content: str) -> None:
     (only,) = complaints(saved(tmp_path, content))
     assert only.startswith("not JSON (")
