@@ -16,7 +16,7 @@ DTYPES = [
     )
     for dtype in (torch.float32, torch.bfloat16)
 ]
-RELATIVE_ERROR = {torch.float32: 1e-5, torch.bfloat16: 8e-3}  # of the largest output
+RELATIVE_ERROR = {torch.float32: 2e-6, torch.bfloat16: 8e-3}  # of the largest output
 
 
 @st.composite
@@ -48,9 +48,12 @@ def test_it_is_the_weighed_sum_of_the_experts_and_counts_them(
 ) -> None:
     torch.manual_seed(shape["seed"])
     experts, hidden, inner = shape["experts"], shape["hidden"], shape["inner"]
-    gate_up_EFD = (torch.randn(experts, 2 * inner, hidden) / hidden**0.5).to(dtype)
+    # Gates and ups of either sign whose own sums do not cancel: else rounding alone, torch's own in
+    # fp32 as well, is now and then ten times the bound.
+    sign_EF1 = torch.randn(experts, 2 * inner, 1).sign()
+    gate_up_EFD = (torch.randn(experts, 2 * inner, hidden).abs() * sign_EF1 / hidden**0.5).to(dtype)
     down_EDF = (torch.randn(experts, hidden, inner) / inner**0.5).to(dtype)
-    hidden_TD = torch.randn(shape["tokens"], hidden).to(dtype)
+    hidden_TD = (8 * torch.rand(shape["tokens"], hidden) / hidden**0.5).to(dtype)
     # The id just past the last is no expert.
     index_TK = torch.randint(0, experts + 1, (shape["tokens"], shape["k"]))
     weight_TK = torch.rand(shape["tokens"], shape["k"]).to(dtype)

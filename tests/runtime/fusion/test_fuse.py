@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from runtime.elastic import ExpertDial
 from runtime.experts import Backend, best_backend
 from runtime.fusion import WHOLE, fuse, fuse_layers
+from runtime.fusion.model import FusedModel
 from runtime.native.library import can_run
 from tests.runtime.families import FAMILIES as ALL_FAMILIES
 from tests.runtime.families import IDS_BS
@@ -92,6 +93,7 @@ def test_continuous_batches_of_a_fused_model_give_the_tokens_of_the_model(build,
     for fused in (False, True):
         model = built(build, changes, torch.float32)
         with Bench(model=model, max_batch_tokens=48, fused=fused) as bench:
+            assert isinstance(bench.model.forward, FusedModel) == fused
             for name, ids in prompts.items():
                 bench.submit(name, ids, 15)
             bench.wait_for_end(*prompts)

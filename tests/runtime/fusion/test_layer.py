@@ -1,4 +1,4 @@
-"""A fused layer runs what its modules run one by one, bit for bit, under every plan."""
+"""A fused layer gives what its modules give one by one, under every plan."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from controller.signals import Plan
+from runtime.fusion.layer import probe_step
 from runtime.native.library import can_run
 from tests.runtime.fusion.test_fuse import WIDE, built
 from tests.runtime.test_engine import prompt
@@ -57,6 +58,26 @@ def test_it_gives_the_tokens_of_its_modules(build, changes, dtype: torch.dtype, 
     fused, _ = answers(build, changes, dtype, plan, layers=True)
     by_module, _ = answers(build, changes, dtype, plan, layers=False)
     assert fused == by_module
+
+
+@KINDS
+@DTYPES
+@pytest.mark.parametrize("k", [1, 2, 8])
+@torch.inference_mode()
+def test_a_step_of_it_is_that_of_its_modules_bit_for_bit(build, changes, dtype, k: int) -> None:  # noqa: ANN001
+    with Bench(model=built(build, changes, dtype)) as bench:
+        bench.dial.set([k, k])
+        layer = bench.model.model.layers[1]
+        fused = layer.forward
+        del layer.forward
+        step = probe_step([fused.attention], dtype)
+        hidden = torch.randn(1, 5, layer.input_layernorm.weight.numel()).to(dtype)
+        positions = bench.model.model.rotary_emb(hidden, torch.arange(5)[None])
+        outputs = [
+            forward(hidden, position_embeddings=positions, attention_mask=None, **step)
+            for forward in (layer.forward, fused)
+        ]
+    assert torch.equal(*outputs)
 
 
 def test_who_watches_the_experts_sees_them_run() -> None:
