@@ -59,7 +59,7 @@ def calibrate(
     with Progress(console=Console(stderr=True)) as progress, bad_input("--k"):
         tasks = {
             "layers": progress.add_task("layers", total=num_plans(len(loaded.dial.layers), ks)),
-            "quality": progress.add_task("quality", total=2 * len(ks) - 1),
+            "quality": progress.add_task("quality", total=2 * len(ks)),
             "step time": progress.add_task("step time", total=len(ks) * repeats),
         }
         profile = measure(

@@ -39,7 +39,8 @@ def calibrate(
     threads: int,
     on_progress: Callable[[str], None] = lambda _stage: None,
 ) -> Profile:
-    """Calls `on_progress` with "layers" and "quality" per plan, "step time" per rung and repeat.
+    """Calls `on_progress` with "layers" per plan, "quality" twice per k', "step time" per rung and
+    repeat.
 
     Plans are chosen on the windows of `choosing` and measured on those of `measuring`. A rung's
     layers differ where that is significantly better than the same k' in each. Full k' is the
@@ -50,8 +51,9 @@ def calibrate(
         raise ValueError(f"the trained k ({full_k}) must be among the measured k': {list(ks)}")
     plans = candidates(checkpoint, choosing, ks, on_progress)
     quality = {}
-    for plan in {plan for pair in plans.values() for plan in pair}:
-        quality[plan] = evaluate(checkpoint, measuring, plan)
+    for plan in (plan for pair in plans.values() for plan in pair):
+        if plan not in quality:
+            quality[plan] = evaluate(checkpoint, measuring, plan)
         on_progress("quality")
     kept = {}  # plan -> over uniform
     for uniform, by_layer in plans.values():
