@@ -12,7 +12,11 @@ class Allocator:
 
     def allocate(self, budget: Budget, previous: Plan) -> Plan:
         """The same plan object while the rung stays; else a new one with the next epoch."""
-        rung = self._profile.nearest(budget.mean_k)
-        if rung.plan == previous.k:
-            return previous
-        return Plan(previous.epoch + 1, rung.plan, rung.quality)
+        plan = plan_at(self._profile, budget.mean_k, previous.epoch + 1)
+        return previous if plan.k == previous.k else plan
+
+
+def plan_at(profile: Profile, mean_k: float, epoch: int) -> Plan:
+    """The rung nearest to a mean k', as a plan."""
+    rung = profile.nearest(mean_k)
+    return Plan(epoch, rung.plan, rung.quality)

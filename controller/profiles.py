@@ -1,12 +1,11 @@
 """The calibrated profile: what each rung costs (step time) and gives (quality) for one checkpoint.
 
-Takes the JSON that `kprime calibrate` writes; refuses what it does not know. Between rungs, cost
-and quality are interpolated in mean k'.
+Takes the JSON that `kprime calibrate` writes; refuses what it does not know. Between rungs the
+step time is interpolated in mean k'.
 """
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import (
@@ -121,30 +120,19 @@ class Profile(_Strict):
             raise ValueError("the plans of the rungs have different numbers of layers")
         return self
 
-    @property
-    def num_layers(self) -> int:
-        return len(self.rungs[0].plan)
-
     def nearest(self, mean_k: float) -> Rung:
         """The rung of that mean k', or the nearest; of two as near the higher one."""
         return min(self.rungs, key=lambda rung: (abs(rung.mean_k - mean_k), -rung.mean_k))
 
-    def quality(self, mean_k: float) -> float:
-        return self._between(mean_k, lambda rung: rung.quality)
-
     def step_s(self, mean_k: float, prefill_tokens: float, decode_tokens: float) -> float:
-        return self._between(mean_k, lambda rung: rung.cost.step_s(prefill_tokens, decode_tokens))
-
-    def _between(self, mean_k: float, read: Callable[[Rung], float]) -> float:
         """Linear between neighbouring rungs; the outermost rung beyond the ends."""
-        right = bisect_left([rung.mean_k for rung in self.rungs], mean_k)
-        if right == 0:
-            return read(self.rungs[0])
-        if right == len(self.rungs):
-            return read(self.rungs[-1])
-        low, high = self.rungs[right - 1], self.rungs[right]
-        share = (mean_k - low.mean_k) / (high.mean_k - low.mean_k)
-        return read(low) + share * (read(high) - read(low))
+        mean_ks = [rung.mean_k for rung in self.rungs]
+        steps_s = [rung.cost.step_s(prefill_tokens, decode_tokens) for rung in self.rungs]
+        right = bisect_left(mean_ks, mean_k)
+        if right in (0, len(mean_ks)):
+            return steps_s[max(0, right - 1)]
+        share = (mean_k - mean_ks[right - 1]) / (mean_ks[right] - mean_ks[right - 1])
+        return steps_s[right - 1] + share * (steps_s[right] - steps_s[right - 1])
 
 
 def load_profile(path: Path) -> Profile:

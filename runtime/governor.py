@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import policies
-from controller.allocator import Allocator
+from controller.allocator import Allocator, plan_at
 from controller.config import SloPolicy
 from controller.estimator import Estimator
 from controller.journal import FileJournal
@@ -83,8 +83,7 @@ class Governor:
 
     def _adopt(self, slo_policy: SloPolicy) -> None:
         """A first or a new SLO policy. The plan stays until the new policy decides otherwise."""
-        safe_k = slo_policy.experts.safe
-        safe = Plan(1, (safe_k,) * self._profile.num_layers, self._profile.quality(safe_k))
+        safe = plan_at(self._profile, slo_policy.experts.safe, epoch=1)
         plan = self._controller.plan if self._controller else safe
         self._estimator.stale_s = slo_policy.cadence.stale_s
         self._estimator.forget_s = slo_policy.cadence.lease_s

@@ -19,6 +19,7 @@ from ray import serve
 from ray.exceptions import RayError
 from tokenizers.decoders import DecodeStream
 
+from controller.allocator import plan_at
 from controller.config import PolicyError, SloPolicy
 from controller.metrics import DeviceReader
 from controller.signals import Plan, Sample
@@ -96,8 +97,7 @@ class Replica:
 
     def _safe_plan(self, epoch: int) -> Plan:
         assert self._slo_policy is not None
-        k = self._slo_policy.experts.safe
-        return Plan(epoch, (k,) * self._profile.num_layers, self._profile.quality(k))
+        return plan_at(self._profile, self._slo_policy.experts.safe, epoch)
 
     @api.get("/v1/models")
     async def models(self) -> JSONResponse:

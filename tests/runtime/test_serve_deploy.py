@@ -15,12 +15,14 @@ import psutil
 import pytest
 import yaml
 
+from controller.profiles import load_profile
 from tests.runtime.processes import free_port, ray_processes, replica_pids
 
 pytestmark = pytest.mark.ray
 
 BIN = Path(sys.executable).parent
 MODEL = "prose-52m"
+PROFILE = load_profile(Path("checkpoints") / MODEL / "profile.json")
 
 
 class Operator:
@@ -120,7 +122,7 @@ def test_a_changed_policy_is_hot(operator: Operator, tmp_path: Path) -> None:
     operator.wait(lambda status: (status["load"]["running_requests"] or 0) >= 4)
     policy["policy"] = {"name": "fixed", "k": 3}
     operator.deploy(config, tmp_path / "serve.yaml")
-    operator.wait(lambda status: sum(status["plan"]["k"]) == 3 * 4)
+    operator.wait(lambda status: status["plan"]["k"] == list(PROFILE.nearest(3).plan))
     for flight in flights:
         flight.join()
 

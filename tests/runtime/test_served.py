@@ -14,6 +14,7 @@ import torch
 
 from controller.config import PolicyChoice, SloPolicy
 from controller.policy_file import load_policy
+from controller.profiles import load_profile
 from runtime.checkpoint import load_checkpoint
 from runtime.cluster import LocalCluster
 from runtime.deployment import configure, read_serve_yaml
@@ -25,6 +26,7 @@ from tests.runtime.processes import free_port, ray_processes, replica_pids
 pytestmark = pytest.mark.ray
 
 CHECKPOINT = Path("checkpoints/prose-52m")
+PROFILE = load_profile(CHECKPOINT / "profile.json")
 POLICY = load_policy(Path("policies/interactive.yaml"))
 PROMPT = "It is a truth universally acknowledged, that a single man in possession of"
 
@@ -72,7 +74,7 @@ class Service:
         self.wait(lambda status: status["slo_policy"] == slo_policy.model_dump(mode="json"))
         k = slo_policy.policy.k
         if k is not None:
-            self.wait(lambda status: mean_k(status) == k and in_step(status))
+            self.wait(lambda status: status["plan"]["k"] == layers(k) and in_step(status))
 
     def wait(self, condition) -> dict:  # noqa: ANN001
         pause = threading.Event()
@@ -84,9 +86,9 @@ class Service:
         raise AssertionError(f"did not come about: {status}")
 
 
-def mean_k(status: dict) -> float:
-    """A rung's layers may differ: a fixed policy names their mean."""
-    return sum(status["plan"]["k"]) / len(status["plan"]["k"])
+def layers(k: int) -> list[int]:
+    """The plan that a fixed policy's k stands for: the layers of a rung may differ."""
+    return list(PROFILE.nearest(k).plan)
 
 
 def in_step(status: dict) -> bool:
