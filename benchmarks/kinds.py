@@ -23,7 +23,7 @@ class Kind:
         return self.prefill + self.decode
 
     def is_of(self, step: Step) -> bool:
-        return (step.prefill_tokens, step.decode_tokens) == (self.prefill, self.decode)
+        return (step.work.prefill_tokens, step.work.decode_tokens) == (self.prefill, self.decode)
 
 
 KINDS = (Kind(decode=1), Kind(decode=8), Kind(decode=32), Kind(prefill=512))

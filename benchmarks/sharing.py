@@ -116,7 +116,7 @@ def time_steps(
                 steps = bench.decode(batch, random)
                 if round_:  # the first pays for allocation
                     seen[setting] += [
-                        1000 * step.duration_s for step in steps if step.decode_tokens == batch
+                        1000 * step.duration_s for step in steps if step.work.decode_tokens == batch
                     ]
     return {setting: median(seen[setting]) for setting in settings}
 

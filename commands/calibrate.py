@@ -1,15 +1,20 @@
 """`kprime calibrate`: measures a checkpoint on this machine and writes its profile."""
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from commands.exits import bad_input, check_outputs, parse_ks, read_text
-from controller.profiles import Profile
+from commands.exits import BAD_INPUT, FAILED, bad_input, check_outputs, parse_ks, read_text, stop
+from commands.profile_tables import show_profile
+
+if TYPE_CHECKING:
+    from controller.profiles import Profile
+    from runtime.checkpoint import Checkpoint
 
 WINDOW_TOKENS = 512
 CHOOSING_EVERY = 3  # windows: one chooses plans, the others measure them
@@ -25,27 +30,40 @@ def calibrate(
     windows: Annotated[
         int, typer.Option(min=6, help="Windows of 512 tokens; a third choose plans, two measure")
     ] = 144,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds of step timing per k'")] = 5,
+    repeats: Annotated[int, typer.Option(min=2, help="Rounds of step timing")] = 4,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads, as a replica has")] = 1,
     max_batch_tokens: Annotated[
         int, typer.Option(min=32, help="Largest step, also when served")
     ] = 160,
+    noise_bound: Annotated[
+        float, typer.Option(min=0.01, help="Widest interval of step times accepted, to either side")
+    ] = 0.1,
+    rescale: Annotated[
+        Path | None,
+        typer.Option(help="A profile of another machine: only step times are measured, for 20 s"),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="transformers")] = "transformers",
 ) -> None:
-    """Measure step time and quality at each k', fit the cost model, write the profile.
+    """Measure step time and quality, find the ladder of plans, write the profile.
+
+    Interrupted, it goes on from OUT.partial when started again with the same options. On a machine
+    too noisy to fit it writes nothing and exits with status 1.
 
     Example: kprime calibrate --checkpoint checkpoints/prose-52m
     --out checkpoints/prose-52m/profile.json
     """
-    import torch
-
+    from controller.profiles import write_profile
+    from runtime.calibrate import TooNoisyError
     from runtime.calibrate import calibrate as measure
-    from runtime.calibrate import write_profile
-    from runtime.checkpoint import load_checkpoint
+    from runtime.checkpoint import checkpoint_sha256, load_checkpoint
     from runtime.evaluate import cut_windows, read_documents
-    from runtime.sensitivity import num_plans
+    from runtime.ledger import Ledger
+    from runtime.machine import this_machine
+    from runtime.measurements import CHOOSING, MEASURING, Measurements
 
-    torch.set_num_threads(threads)
-    ks = parse_ks("--k", k)
+    if engine != "transformers":
+        stop(f"--engine {engine}: accepted: transformers", BAD_INPUT)
+    ks = sorted(set(parse_ks("--k", k)))
     check_outputs({"--out": out})
     with bad_input("--checkpoint"):
         loaded = load_checkpoint(checkpoint)
@@ -53,52 +71,68 @@ def calibrate(
         for each in ks:
             loaded.dial.check([each] * len(loaded.dial.layers))
     held_out = read_text("--text", text or checkpoint / "validation.txt")
+    if rescale is not None:
+        with bad_input("--rescale"):
+            profile = rescaled(loaded, rescale, held_out, threads)
+        write_profile(profile, out)
+        show_profile(Console(), profile)
+        return
     with bad_input("--text"):
         cut = cut_windows(read_documents(loaded, held_out), WINDOW_TOKENS, windows)
         choosing, measuring = cut.split(CHOOSING_EVERY)
-    with Progress(console=Console(stderr=True)) as progress, bad_input("--k"):
-        tasks = {
-            "layers": progress.add_task("layers", total=num_plans(len(loaded.dial.layers), ks)),
-            "quality": progress.add_task("quality", total=2 * len(ks)),
-            "step time": progress.add_task("step time", total=len(ks) * repeats),
-        }
-        profile = measure(
+    settings = {
+        "checkpoint_sha256": checkpoint_sha256(checkpoint),
+        "text_sha256": hashlib.sha256(held_out.encode()).hexdigest(),
+        "k": ks,
+        "windows": windows,
+        "repeats": repeats,
+        "max_batch_tokens": max_batch_tokens,
+        "machine": this_machine(loaded.model.dtype, threads).model_dump(),
+    }
+    console = Console(stderr=True)
+    with bad_input():
+        ledger = Ledger(out.with_name(out.name + ".partial"), settings)
+    if ledger.resumed:
+        console.print(f"going on from {ledger.resumed} measurements of an interrupted run")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress, bad_input("--k"):
+        measured = Measurements(
             loaded,
-            choosing,
-            measuring,
-            ks,
-            max_batch_tokens=max_batch_tokens,
-            repeats=repeats,
+            {CHOOSING: choosing, MEASURING: measuring},
+            ledger,
             threads=threads,
-            on_progress=lambda stage: progress.advance(tasks[stage]),
+            max_batch_tokens=max_batch_tokens,
+            on_stage=Stages(progress),
         )
+        try:
+            profile = measure(measured, ks, repeats=repeats, noise_bound=noise_bound)
+        except TooNoisyError as error:
+            progress.stop()
+            stop(f"{error}; run again when it is quiet, or with a larger --noise-bound", FAILED)
     write_profile(profile, out)
-    _show(profile)
+    ledger.close()
+    show_profile(Console(), profile)
 
 
-def _show(profile: Profile) -> None:
-    table = Table(
-        "k'", "NLL", "quality", "95 % interval", "full prefill step, ms", "decode of 8, ms"
-    )
-    for rung in profile.rungs:
-        table.add_row(
-            f"{rung.mean_k:g}",
-            f"{rung.nll:.4f}",
-            f"{rung.quality:.4f}",
-            f"{rung.quality_low:.4f} .. {rung.quality_high:.4f}",
-            f"{1000 * rung.cost.step_s(profile.max_batch_tokens, 0):.1f}",
-            f"{1000 * rung.cost.step_s(0, 8):.1f}",
-        )
-    console = Console()
-    console.print(table)
-    for rung in profile.rungs:
-        if (over := rung.over_uniform) is not None:
-            console.print(
-                f"k' = {rung.mean_k:g} by layer: {' '.join(map(str, rung.plan))}; nats per token "
-                f"over uniform: {over.mean:+.4f} ({over.low:+.4f} .. {over.high:+.4f})"
-            )
-    console.print("The other rungs are uniform: no plan by layer is significantly better there.")
-    console.print(
-        f"headroom: prefill {profile.headroom.prefill:.2f}, decode {profile.headroom.decode:.2f}; "
-        f"step time off by {profile.fit.mape_held_out:.1%} on points not fitted"
-    )
+def rescaled(checkpoint: "Checkpoint", file: Path, text: str, threads: int) -> "Profile":
+    """The profile in `file` with step times of this machine."""
+    import torch
+
+    from runtime.checkpoint import load_profile_of
+    from runtime.rescale import rescale
+
+    torch.set_num_threads(threads)
+    ids = checkpoint.tokenizer(text)["input_ids"]
+    return rescale(load_profile_of(checkpoint.folder, file), checkpoint, ids, threads)
+
+
+class Stages:
+    """A bar for each stage, from when it begins."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def __call__(self, stage: str, total: int) -> Callable[[], None]:
+        """Gives what is to be called at each of the stage's `total` measurements."""
+        task = self._progress.add_task(stage, total=total)
+        return lambda: self._progress.advance(task)

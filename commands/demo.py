@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from commands.demo_report import PEAK_WINDOW_S, Run, report, result_of
 from commands.exits import FAILED, bad_input, clean_up_on_signals, stop
+from commands.here import profile_here
 from controller.config import PolicyChoice, SloPolicy
 from simulations.load import LoadError, capacity, replay
 from simulations.prompts import Prompts
@@ -64,12 +65,16 @@ def demo(
     journal.unlink(missing_ok=True)
     with bad_input():
         slo_policy = load_policy(policy_file)
-        profile = load_profile(CHECKPOINT / "profile.json")
+        profile_file = profile_here(console, CHECKPOINT, CHECKPOINT / "profile.json")
+        profile = load_profile(profile_file)
         requests, length_factor = fit_lengths(
             cut(read_trace(trace), start, duration), CONTEXT_TOKENS
         )
         config = configure(
-            read_serve_yaml(Path("serve.yaml")), slo_policy=slo_policy, journal=journal
+            read_serve_yaml(Path("serve.yaml")),
+            slo_policy=slo_policy,
+            profile=profile_file,
+            journal=journal,
         )
         cluster = LocalCluster(config, port=port)
     prompts = Prompts((CHECKPOINT / "test.txt").read_text(), CHECKPOINT / "tokenizer.json")

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from controller.config import SloPolicy
 from controller.profiles import Profile
-from simulations.html_report import write_page
+from simulations.html_report import Rows, write_page
 from simulations.results import Record, summarise
 from simulations.schedule import burst_end_s, peak_rps
-from simulations.timeline import Tick, recovery_s, switches_per_min
+from simulations.timeline import Tick, recovery_s, step_time_error, switches_per_min
 
 if TYPE_CHECKING:
     from simulations.plots import Frame
@@ -44,6 +44,7 @@ def result_of(
         name: {
             **summarise(run.records, slo.ttft_s, slo.tpot_s),
             "switches_per_min": switches_per_min(run.ticks),
+            "step_time_error": step_time_error(run.ticks),
         }
         for name, run in runs.items()
     }
@@ -84,6 +85,7 @@ ROWS = {
     "TTFT p99, s": "ttft_p99_s",
     "TPOT p95, s": "tpot_p95_s",
     "k' changes per minute": "switches_per_min",
+    "step time off by": "step_time_error",
     "send lateness p99, s": "lateness_p99_s",
 }
 
@@ -117,10 +119,10 @@ def report(console: Console, result: dict[str, Any], html: Path, picture: Path) 
         title="kprime: one burst, served twice",
         summary=f"SLO attainment {_number(arms['static-full']['attainment'])} at full k', "
         f"{_number(arms['kprime']['attainment'])} under the controller.",
-        header=["", *arms],
-        rows=rows,
+        tables=[Rows("", ["", *arms], rows)],
         facts=facts,
         picture=picture,
+        picture_shows="Load, time to first token, queue and k' over time",
     )
 
 

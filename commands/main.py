@@ -8,6 +8,7 @@ from commands.demo import demo
 from commands.evaluate import evaluate
 from commands.inspection import inspect
 from commands.load import load
+from commands.profiles import profile
 from commands.serve import serve
 from commands.train import train
 
@@ -18,5 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, serve, check, inspect, load, evaluate, calibrate, train):
+for command in (demo, serve, check, inspect, load, evaluate, calibrate, profile, train):
     app.command()(command)
+
+if __name__ == "__main__":
+    app()

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from commands.exits import FAILED, bad_input, clean_up_on_signals, stop
+from commands.here import profile_here
 
 SERVE_YAML = Path("serve.yaml")
 
@@ -17,6 +18,9 @@ def serve(
         Path | None, typer.Option(help="SLO policy; default serve.yaml's")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Its profile; default profile.json in it")
+    ] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="Number of replicas")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="HTTP port on loopback")] = 8000,
 ) -> None:
@@ -31,13 +35,14 @@ def serve(
 
     console = Console()
     with bad_input():
-        if checkpoint is not None:
-            check_checkpoint(checkpoint)
-        slo_policy = load_policy(policy_file) if policy_file else None
+        config = read_serve_yaml(SERVE_YAML)
+        checkpoint = checkpoint or Path(config["applications"][0]["args"]["checkpoint"])
+        check_checkpoint(checkpoint)
         config = configure(
-            read_serve_yaml(SERVE_YAML),
-            slo_policy=slo_policy,
+            config,
+            slo_policy=load_policy(policy_file) if policy_file else None,
             checkpoint=checkpoint,
+            profile=profile_here(console, checkpoint, profile or checkpoint / "profile.json"),
             replicas=replicas,
         )
         cluster = LocalCluster(config, port=port)

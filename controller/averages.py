@@ -48,6 +48,30 @@ class DecayingRatio:
         return self._numerator / self._denominator if self._denominator > 0 else None
 
 
+class RecentRatio:
+    """Sum of numerators over sum of denominators of the last `span_s` seconds, to the second."""
+
+    def __init__(self, span_s: float) -> None:
+        self._span_s = span_s
+        self._seconds: deque[tuple[float, float, float]] = deque()  # when, and both sums
+
+    def add(self, numerator: float, denominator: float, now_s: float) -> None:
+        second = math.floor(now_s)
+        if self._seconds and self._seconds[-1][0] == second:
+            _, before, beneath = self._seconds.pop()
+            numerator, denominator = before + numerator, beneath + denominator
+        self._seconds.append((second, numerator, denominator))
+
+    def value(self, now_s: float, at_least: float) -> float | None:
+        """None while the denominators do not add up to `at_least`."""
+        while self._seconds and self._seconds[0][0] < now_s - self._span_s:
+            self._seconds.popleft()
+        denominator = sum(beneath for _, _, beneath in self._seconds)
+        if denominator < at_least:
+            return None
+        return sum(above for _, above, _ in self._seconds) / denominator
+
+
 class Window:
     """The values of the last `span_s` seconds."""
 

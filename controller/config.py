@@ -60,7 +60,9 @@ class Experts(_Section):
 
 
 class PolicyChoice(_Section):
-    name: Literal["predictive", "fixed"] = Field(description="who chooses k': predictive or fixed")
+    name: Literal["predictive", "ladder", "fixed"] = Field(
+        description="who chooses k': predictive, ladder or fixed"
+    )
     k: NumExperts | None = Field(
         default=None, description="the constant k' of fixed, within floor..ceiling"
     )
@@ -71,7 +73,7 @@ class PolicyChoice(_Section):
         name = info.data.get("name")
         if name == "fixed" and k is None:
             raise _refusal("should be the k' to hold, an integer within floor..ceiling")
-        if name == "predictive" and k is not None:
+        if name not in ("fixed", None) and k is not None:
             raise _refusal("should be left out: only the policy named fixed takes k")
         return k
 
@@ -85,6 +87,13 @@ class Guard(_Section):
         ge=0,
         allow_inf_nan=False,
         description="smaller raises of mean k' are not made",
+    )
+    step_time_error: float = Field(
+        default=0.25,
+        gt=0,
+        allow_inf_nan=False,
+        description="above this error of predicted step times, a share, the ladder takes over "
+        "from predictive; above 0",
     )
 
 

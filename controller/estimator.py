@@ -1,13 +1,17 @@
 """Samples of single replicas in, one Load of them all out: aggregate, smooth, mark the stale."""
 
-from controller.averages import DecayingMean, DecayingRatio, Window
+from collections.abc import Sequence
+
+from controller.averages import DecayingMean, DecayingRatio, RecentRatio, Window
+from controller.correction import RecursiveCorrection
 from controller.profiles import Profile
-from controller.signals import Device, Load, Sample
+from controller.signals import Device, Load, Sample, Step
 
 ARRIVALS_FAST_S = 1.0
 ARRIVALS_SUSTAINED_S = 4.0
 LATENCY_WINDOW_S = 10.0
-STEP_TIME_MEMORY_S = 5.0  # of predicted engine time
+ERROR_WINDOW_S = 60.0
+ERROR_NEEDS_S = 1.0  # of engine time
 
 
 class Estimator:
@@ -28,7 +32,8 @@ class Estimator:
         self._rate_sustained = DecayingMean(ARRIVALS_SUSTAINED_S)
         self._prompt_tokens = DecayingRatio(memory=20.0)  # requests
         self._output_tokens = DecayingRatio(memory=20.0)
-        self._step_time = DecayingRatio(STEP_TIME_MEMORY_S)
+        self._correction = RecursiveCorrection()
+        self._step_time_error = RecentRatio(ERROR_WINDOW_S)
         self._ttfts_s = Window(LATENCY_WINDOW_S)
         self._tpots_s = Window(LATENCY_WINDOW_S)
 
@@ -39,9 +44,7 @@ class Estimator:
         if sample.arrived_requests:
             self._prompt_tokens.add(sample.arrived_tokens, sample.arrived_requests)
             self._output_tokens.add(sample.arrived_output_tokens, sample.arrived_requests)
-        for step in sample.steps:
-            predicted_s = self._profile.step_s(step.mean_k, step.prefill_tokens, step.decode_tokens)
-            self._step_time.add(step.duration_s, predicted_s)
+        self._compare(sample.steps, now_s)
         for ttft_s in sample.ttfts_s:
             self._ttfts_s.add(ttft_s, now_s)
         for tpot_s in sample.tpots_s:
@@ -78,13 +81,32 @@ class Estimator:
             arrival_rps_sustained=self._rate_sustained.value,
             prompt_tokens=self._prompt_tokens.value,
             output_tokens=self._output_tokens.value,
-            step_time_ratio=self._step_time.value,
+            correction=self._correction.value,
+            step_time_error=self._step_time_error.value(now_s, at_least=ERROR_NEEDS_S),
             ttft_p95_s=self._ttfts_s.quantile(0.95, now_s),
             tpot_p95_s=self._tpots_s.quantile(0.95, now_s),
             gpu_busy=_highest([device.gpu_busy for device in devices]),
             gpu_throttled=_any_throttled(devices),
             host_cpu_busy=_highest([device.host_cpu_busy for device in devices]),
         )
+
+    def _compare(self, steps: Sequence[Step], now_s: float) -> None:
+        """Steps of one heartbeat with what the corrected profile expected of them; then correct it.
+
+        Their time together, since decisions are made of sums: how steps scatter around the model
+        says how busy the host is, and would hide whether the model is right.
+        """
+        # Without counts nobody knows what a step ran.
+        counted = [
+            (self._profile.step_time.ran_parts(step), step.duration_s)
+            for step in steps
+            if step.expert_slots
+        ]
+        expected_s = sum(self._correction.expected_s(parts) for parts, _ in counted)
+        took_s = sum(duration_s for _, duration_s in counted)
+        self._step_time_error.add(abs(expected_s - took_s), took_s, now_s)
+        for parts, duration_s in counted:
+            self._correction.learn(parts, duration_s)
 
     def _advance_rates(self, now_s: float, heard: bool) -> None:
         """Silence is not a rate of zero: without a fresh replica the rates stay as they were."""

@@ -1,64 +1,35 @@
 """The calibrated profile: what each rung costs (step time) and gives (quality) for one checkpoint.
 
-Takes the JSON that `kprime calibrate` writes; refuses what it does not know. Between rungs the
-step time is interpolated in mean k'.
+Takes the JSON that `kprime calibrate` writes; refuses what it does not know, and what was changed
+since.
 """
 
+import hashlib
 import json
-from bisect import bisect_left
 from pathlib import Path
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-SCHEMA_VERSION = 2
+from controller.step_time import StepTime, Strict
+
+SCHEMA_VERSION = 3
 
 
 class ProfileError(ValueError):
     """The file is not a profile this version can use; the message says where and why."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class StepCost(_Strict):
-    """step time = base + prefill * prefill tokens + decode * decoding requests, in seconds."""
-
-    base_s: float = Field(ge=0)
-    prefill_token_s: PositiveFloat
-    decode_token_s: PositiveFloat
-
-    def request_s(self, prompt_tokens: float, output_tokens: float, chunk_tokens: int) -> float:
-        """Engine time one request takes when steps are full: its prompt in chunks, its decodes."""
-        token_s = self.step_s(chunk_tokens, 0) / chunk_tokens
-        return prompt_tokens * token_s + output_tokens * self.decode_token_s
-
-    def step_s(self, prefill_tokens: float, decode_tokens: float) -> float:
-        return (
-            self.base_s
-            + self.prefill_token_s * prefill_tokens
-            + self.decode_token_s * decode_tokens
-        )
-
-
-class OverUniform(_Strict):
-    """Nats per token over the same number of experts in every layer, with its paired interval."""
+class Interval(Strict):
+    """A mean with its paired bootstrap interval of 95 %."""
 
     mean: float
     low: float
     high: float
 
 
-class Rung(_Strict):
-    """A plan with its measured quality (retention, full k' = 1.0) and cost."""
+class Rung(Strict):
+    """A plan and its measured quality (retention, full k' = 1.0)."""
 
     plan: tuple[PositiveInt, ...] = Field(min_length=1)
     mean_k: PositiveFloat
@@ -66,8 +37,10 @@ class Rung(_Strict):
     quality: PositiveFloat
     quality_low: PositiveFloat
     quality_high: PositiveFloat
-    cost: StepCost
-    over_uniform: OverUniform | None = None  # of a plan whose layers differ
+    accuracy: Interval  # next tokens foreseen, over that at full k'
+    agreement: Interval  # tokens it generates that full k' would have, share
+    contradicted_by: tuple[str, ...] = ()  # measures that find a cheaper rung better
+    over_uniform: Interval | None = None  # nats a token, of a plan whose layers differ
 
     @model_validator(mode="after")
     def _mean_is_the_plans(self) -> "Rung":
@@ -77,27 +50,69 @@ class Rung(_Strict):
         return self
 
 
-class Fit(_Strict):
-    mape_held_out: float = Field(ge=0)  # a fraction, on points the fit has not seen
+class Fit(Strict):
+    """How far the step-time model can be trusted; shares of the step time."""
+
+    mape_held_out: float = Field(ge=0)  # mean error on points the fit has not seen
+    p95_held_out: float = Field(ge=0)
     points: PositiveInt
     points_held_out: PositiveInt
+    interval: float = Field(ge=0)  # what the machine's noise leaves open, to either side
+    distinct_experts_error: float = Field(ge=0)  # of T where it is planned and not counted
 
 
-class Headroom(_Strict):
-    """Cheapest rung's throughput over full k'."""
-
-    decode: PositiveFloat
-    prefill: PositiveFloat
+class HeadroomAt(Strict):
+    tokens: PositiveInt  # of a prompt's step, or requests that decode together
+    ratio: PositiveFloat
 
 
-class Machine(_Strict):
+class Headroom(Strict):
+    """Cheapest rung's throughput over full k', as measured."""
+
+    decode: PositiveFloat  # of `controller.step_time.REFERENCE_BATCH`
+    prefill: PositiveFloat  # of a full step
+    by_decode_batch: tuple[HeadroomAt, ...]
+    by_prefill_tokens: tuple[HeadroomAt, ...]
+
+
+class MethodPlan(Strict):
+    """The plan that one way of measuring sensitivity leads to, at the experts of a uniform k'."""
+
+    method: str
+    uniform_k: PositiveInt
+    plan: tuple[PositiveInt, ...]
+    over_uniform: Interval  # nats a token, held-out
+
+
+class Sensitivity(Strict):
+    """What each layer loses at each k', by three ways of measuring it."""
+
+    ks: tuple[PositiveInt, ...]
+    losses: dict[str, tuple[tuple[float, ...], ...]]  # by method; by layer, at every k'
+    rank_correlation: dict[str, float]  # Spearman's, of two methods
+    plans: tuple[MethodPlan, ...]
+
+
+class Machine(Strict):
     cpu: str
+    gpu: str | None
     cores: PositiveInt
     threads: PositiveInt
     dtype: str
 
+    def __str__(self) -> str:
+        gpu = f", {self.gpu}" if self.gpu else ""
+        return f"{self.cpu}{gpu}, {self.threads} of {self.cores} cores, {self.dtype}"
 
-class Profile(_Strict):
+
+class Rescaled(Strict):
+    """Step times were made anew on another machine by a short probe; all else is as measured."""
+
+    measured_on: Machine
+    ratio: PositiveFloat  # of a full step at full k', here over there
+
+
+class Profile(Strict):
     schema_version: int
     checkpoint_sha256: str
     engine: str
@@ -105,9 +120,12 @@ class Profile(_Strict):
     calibrated: str
     full_k: PositiveInt
     max_batch_tokens: PositiveInt  # of a step; bounds how long a plan change has to wait
+    step_time: StepTime
     fit: Fit
     headroom: Headroom
+    sensitivity: Sensitivity
     rungs: tuple[Rung, ...] = Field(min_length=1)  # from cheapest to best
+    rescaled: Rescaled | None = None
 
     @model_validator(mode="after")
     def _is_a_ladder(self) -> "Profile":
@@ -116,23 +134,25 @@ class Profile(_Strict):
             raise ValueError("rungs must go from the lowest mean_k to the highest")
         if self.full_k not in mean_ks:
             raise ValueError(f"full_k {self.full_k} is not the mean_k of a rung")
-        if len({len(rung.plan) for rung in self.rungs}) > 1:
-            raise ValueError("the plans of the rungs have different numbers of layers")
+        if {len(rung.plan) for rung in self.rungs} != {len(self.step_time.layers)}:
+            raise ValueError(
+                "the plans of the rungs and step_time have different numbers of layers"
+            )
         return self
+
+    @property
+    def full(self) -> Rung:
+        return next(rung for rung in self.rungs if rung.mean_k == self.full_k)
 
     def nearest(self, mean_k: float) -> Rung:
         """The rung of that mean k', or the nearest; of two as near the higher one."""
         return min(self.rungs, key=lambda rung: (abs(rung.mean_k - mean_k), -rung.mean_k))
 
-    def step_s(self, mean_k: float, prefill_tokens: float, decode_tokens: float) -> float:
-        """Linear between neighbouring rungs; the outermost rung beyond the ends."""
-        mean_ks = [rung.mean_k for rung in self.rungs]
-        steps_s = [rung.cost.step_s(prefill_tokens, decode_tokens) for rung in self.rungs]
-        right = bisect_left(mean_ks, mean_k)
-        if right in (0, len(mean_ks)):
-            return steps_s[max(0, right - 1)]
-        share = (mean_k - mean_ks[right - 1]) / (mean_ks[right] - mean_ks[right - 1])
-        return steps_s[right - 1] + share * (steps_s[right] - steps_s[right - 1])
+
+def write_profile(profile: Profile, path: Path) -> None:
+    """With a digest over all of it, which tells that it was changed."""
+    data = profile.model_dump(mode="json")
+    path.write_text(json.dumps(data | {"digest": _digest(data)}, indent=2) + "\n")
 
 
 def load_profile(path: Path) -> Profile:
@@ -148,14 +168,27 @@ def load_profile(path: Path) -> Profile:
         ) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version is True or version != SCHEMA_VERSION:
+        newer = type(version) is int and version > SCHEMA_VERSION
+        way_out = "update kprime" if newer else "make it anew with kprime calibrate"
         raise ProfileError(
-            f"{path}: schema_version: {version!r}; this kprime reads {SCHEMA_VERSION}"
+            f"{path}: schema_version: {version!r}; this kprime reads {SCHEMA_VERSION}: {way_out}"
         )
+    digest = data.pop("digest", None)
     try:
-        return Profile.model_validate_json(text)
+        profile = Profile.model_validate_json(json.dumps(data))
     except ValidationError as error:
         problems = [
             f"{path}: {'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}"
             for e in error.errors()
         ]
         raise ProfileError("\n".join(problems)) from error
+    if digest != _digest(data):
+        raise ProfileError(
+            f"{path}: digest: does not fit the rest, which was changed since it was measured; "
+            "make it anew with kprime calibrate"
+        )
+    return profile
+
+
+def _digest(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -8,14 +8,28 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What an engine step has to compute."""
+
+    prefill_tokens: float
+    decode_tokens: float
+    prefill_keys: float  # that attention reads, summed over the prompts' tokens
+    decode_keys: float  # likewise over the decoding requests
+
+    @property
+    def tokens(self) -> float:
+        return self.prefill_tokens + self.decode_tokens
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One engine step as it ran."""
 
-    prefill_tokens: int
-    decode_tokens: int
-    mean_k: float
+    work: Work
     duration_s: float
-    distinct_experts: tuple[int, ...] = ()  # that ran, by MoE layer: what decode pays for
+    # By MoE layer: token-expert pairs that ran, and the distinct experts among them, T.
+    expert_slots: tuple[int, ...] = ()
+    distinct_experts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,15 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Correction:
+    """What the parts of the profile's step time are multiplied by to meet the steps of late."""
+
+    base: float = 1.0
+    experts: float = 1.0
+    rest: float = 1.0  # what else grows with tokens and keys
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What the estimator believes of all replicas together. None: too few fresh samples to say."""
 
@@ -79,7 +102,8 @@ class Load:
     arrival_rps_sustained: float | None = None  # follows the last several seconds
     prompt_tokens: float | None = None  # mean of a request
     output_tokens: float | None = None  # mean of a request
-    step_time_ratio: float | None = None  # measured over predicted by the profile
+    correction: Correction | None = None  # of the profile's step time
+    step_time_error: float | None = None  # of the corrected one: share of the last minute's steps
     ttft_p95_s: float | None = None
     tpot_p95_s: float | None = None
     gpu_busy: float | None = None

@@ -10,11 +10,13 @@ from controller.policy import Policy
 from controller.profiles import Profile
 from policies.fixed import Fixed
 from policies.guarded import Guarded
-from policies.predictive import Predictive
+from policies.ladder import Ladder
+from policies.trusting import Trusting
 
 POLICIES: dict[str, Callable[[SloPolicy, Profile], Policy]] = {
     "fixed": Fixed.from_slo_policy,
-    "predictive": Predictive.from_slo_policy,
+    "ladder": Ladder.from_slo_policy,
+    "predictive": Trusting.from_slo_policy,  # the ladder speaks while the model is wrong
 }
 
 

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 from controller.config import SloPolicy
 from controller.profiles import Profile, Rung
-from controller.signals import Budget, Load
+from controller.signals import Budget, Correction, Load, Work
+from controller.step_time import StepTime
+from policies.rungs import rungs_within
 
-THROTTLED_SLOWDOWN = (
-    1.25  # a throttled GPU runs slower than its profile says, by how much is unknown
-)
 CLIMB_UTILISATION = 0.9  # a rung above the present one must leave the engine this much idle
 
 
@@ -24,12 +23,15 @@ class Predictive:
 
     With R replicas, a longest backlog of B tokens on one of them (routing is never even), arrivals
     at a rate a of requests with p prompt and o output tokens, and chunked prefill of C tokens a
-    step, at a rung whose step costs s(prefill, decode):
+    step, at a rung whose plan takes, by the profile's step time as corrected by the steps of late,
+    prompt(p) for a prompt, request(p, o) for a request and step(prefill, decode) for a step:
 
-        token time   t = ratio * s(C, 0) / C            ratio: measured over predicted step time
-        utilisation  u = a / R * (p * t + o * ratio * decode cost)
-        TTFT = max(B * t, oldest wait) + p * t + max(0, u - 1) * horizon
-        TPOT = ratio * s(min(C, max(B, u * C)), running / R)
+        utilisation  u = a / R * request(p, o)
+        drain        D = B * prompt(p) / p
+        TTFT = max(D, oldest wait) + prompt(p) + max(0, u - 1) * horizon
+        TPOT = step(min(C, max(B, u * C)), running / R)
+
+    A prefilled token reads p / 2 keys, a decoding request p + o / 2.
 
     Quiet: every rung holds, the best is taken. Entering load: the first rung that holds, from the
     top, at the fast arrival rate. Leaving load: a rung above the present one must hold at the fast
@@ -44,9 +46,7 @@ class Predictive:
         self._profile = profile
         self._ttft_s = ttft_s
         self._tpot_s = tpot_s
-        self._best_first = [r for r in reversed(profile.rungs) if floor <= r.mean_k <= ceiling]
-        if not self._best_first:
-            raise ValueError(f"the profile has no rung between floor {floor} and ceiling {ceiling}")
+        self._best_first = rungs_within(profile, floor, ceiling)[::-1]
 
     @classmethod
     def from_slo_policy(cls, slo_policy: SloPolicy, profile: Profile) -> "Predictive":
@@ -62,12 +62,13 @@ class Predictive:
     def decide(self, load: Load) -> Budget:
         if load.replicas == 0 or load.arrival_rps is None:
             return Budget(load.mean_k, "load unknown: hold")
-        predictions = {r: self._predict(r, load, load.arrival_rps) for r in self._best_first}
-        for rung, prediction in predictions.items():
-            if self._strain(prediction) <= 1 and self._lasts(rung, load):
+        model = self._profile.step_time.corrected(load.correction or Correction())
+        predictions = [self._predict(model, r, load, load.arrival_rps) for r in self._best_first]
+        for rung, prediction in zip(self._best_first, predictions, strict=True):
+            if self._strain(prediction) <= 1 and self._lasts(model, rung, load):
                 return self._budget(rung, "best rung that holds", prediction)
-        least = min(self._best_first, key=lambda rung: self._strain(predictions[rung]))
-        return self._budget(least, "overload: no rung holds", predictions[least])
+        least = min(range(len(predictions)), key=lambda i: self._strain(predictions[i]))
+        return self._budget(self._best_first[least], "overload: no rung holds", predictions[least])
 
     def _budget(self, rung: Rung, why: str, prediction: Prediction) -> Budget:
         return Budget(
@@ -80,27 +81,29 @@ class Predictive:
         """The larger share of an objective that is used up; above 1 the rung does not hold."""
         return max(prediction.ttft_s / self._ttft_s, prediction.tpot_s / self._tpot_s)
 
-    def _lasts(self, rung: Rung, load: Load) -> bool:
+    def _lasts(self, model: StepTime, rung: Rung, load: Load) -> bool:
         """Only a climb is questioned; on a throttled GPU the model is not trusted with one."""
         if rung.mean_k <= load.mean_k:
             return True
         rate_rps = max(load.arrival_rps or 0.0, load.arrival_rps_sustained or 0.0)
-        prediction = self._predict(rung, load, rate_rps)
+        prediction = self._predict(model, rung, load, rate_rps)
         holds = self._strain(prediction) <= 1 and prediction.utilisation <= CLIMB_UTILISATION
         return holds and not load.gpu_throttled
 
-    def _predict(self, rung: Rung, load: Load, rate_rps: float) -> Prediction:
-        chunk, cost = self._profile.max_batch_tokens, rung.cost
-        ratio = load.step_time_ratio or 1.0
+    def _predict(self, model: StepTime, rung: Rung, load: Load, rate_rps: float) -> Prediction:
+        plan, chunk = rung.plan, self._profile.max_batch_tokens
         prompt, output = load.prompt_tokens or 0.0, load.output_tokens or 0.0
-        prompt_s = ratio * cost.request_s(prompt, 0, chunk)
-        use = rate_rps / load.replicas * ratio * cost.request_s(prompt, output, chunk)
-        drain_s = ratio * cost.request_s(load.worst_waiting_tokens or 0, 0, chunk)
+        backlog = load.worst_waiting_tokens or 0
+        prompt_s = model.prompt_s(plan, prompt, chunk)
+        use = rate_rps / load.replicas * model.request_s(plan, prompt, output, chunk)
+        length = prompt or chunk  # of the prompts that wait
+        drain_s = backlog / length * model.prompt_s(plan, length, chunk)
         wait_s = max(drain_s, load.oldest_wait_s or 0.0)
         running = (load.running_requests or 0) / load.replicas
-        prefill = min(chunk, max(load.worst_waiting_tokens or 0, chunk * use))
+        prefill = min(chunk, max(backlog, chunk * use))
+        mixed = Work(prefill, running, prefill * prompt / 2, running * (prompt + output / 2))
         return Prediction(
             ttft_s=wait_s + prompt_s + max(0.0, use - 1.0) * self._ttft_s,
-            tpot_s=ratio * cost.step_s(prefill, running),
+            tpot_s=model.step_s(plan, mixed),
             utilisation=use,
         )

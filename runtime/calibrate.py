@@ -1,168 +1,187 @@
-"""Measures a checkpoint on this machine and writes its profile: quality and cost of every rung."""
+"""Measures a checkpoint on this machine and makes its profile: quality and cost of every rung.
+
+In this order: step times of uniform plans and of single layers changed; what each layer loses; the
+plans that an exact knapsack makes of both; their quality on other windows; step times of the rungs.
+"""
 
 import datetime
-import platform
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from statistics import median
 
-import psutil
 import torch
 import transformers
 
-from controller.ladder import best_plans, within
 from controller.profiles import (
     SCHEMA_VERSION,
+    Fit,
     Headroom,
-    Machine,
-    OverUniform,
+    HeadroomAt,
+    MethodPlan,
     Profile,
-    Rung,
-    StepCost,
+    Sensitivity,
 )
-from runtime.bootstrap import Estimate, difference
-from runtime.checkpoint import Checkpoint, checkpoint_sha256
-from runtime.evaluate import Quality, Windows, evaluate, retention
-from runtime.sensitivity import losses_by_layer
-from runtime.step_times import describe, measure
+from controller.signals import Work
+from controller.step_time import REFERENCE_BATCH, StepTime
+from runtime.bootstrap import difference
+from runtime.candidates import Candidates
+from runtime.checkpoint import checkpoint_sha256, skeleton
+from runtime.elastic import ExpertDial
+from runtime.machine import this_machine
+from runtime.measurements import CHOOSING, STEPS, Measurements, Plan
+from runtime.rungs import interval, ladder, nll
+from runtime.sensitivity import num_layer_runs, num_plans
+from runtime.step_fit import Shape, TimedStep, Timings
+from runtime.step_times import PROMPT_TOKENS, decode_batches, is_held_out, prefill_sizes
+from runtime.ways import correlations, sensitivities
 
-HEADROOM_DECODE_BATCH = 8
+FITTED, RUNGS = "plans to fit", "rungs"
+MAX_SINGLE_LAYERS = 4  # that are timed alone at the lowest k', evenly spread
+
+
+class TooNoisyError(RuntimeError):
+    """The machine's noise leaves more open than is accepted; what was timed is dropped."""
 
 
 def calibrate(
-    checkpoint: Checkpoint,
-    choosing: Windows,
-    measuring: Windows,
-    ks: Sequence[int],
-    *,
-    max_batch_tokens: int,
-    repeats: int,
-    threads: int,
-    on_progress: Callable[[str], None] = lambda _stage: None,
+    measured: Measurements, ks: Sequence[int], *, repeats: int, noise_bound: float
 ) -> Profile:
-    """Calls `on_progress` with "layers" per plan, "quality" twice per k', "step time" per rung and
-    repeat.
+    """The profile. Full k' is the unmodified model, and always a rung.
 
-    Plans are chosen on the windows of `choosing` and measured on those of `measuring`. A rung's
-    layers differ where that is significantly better than the same k' in each. Full k' is the
-    unmodified model.
+    Raises ValueError if the trained k is not among `ks`, TooNoisyError if step times vary so much
+    that the model's interval is wider than `noise_bound` to either side.
     """
-    full_k = checkpoint.dial.trained_plan[0]
+    checkpoint, max_batch_tokens = measured.checkpoint, measured.max_batch_tokens
+    full = checkpoint.dial.trained_plan
+    full_k = full[0]
     if full_k not in ks:
         raise ValueError(f"the trained k ({full_k}) must be among the measured k': {list(ks)}")
-    plans = candidates(checkpoint, choosing, ks, on_progress)
-    quality = {}
-    for plan in (plan for pair in plans.values() for plan in pair):
-        if plan not in quality:
-            quality[plan] = evaluate(checkpoint, measuring, plan)
-        on_progress("quality")
-    kept = {}  # plan -> over uniform
-    for uniform, by_layer in plans.values():
-        over = difference(quality[by_layer].nll, quality[uniform].nll)
-        kept |= {by_layer: over} if over.high < 0 else {uniform: None}
-    tables = measure(
+    uniform = [(k,) * len(full) for k in ks]
+    experts = _experts(measured)
+    timed = measured.steps(FITTED, [*uniform, *single_layers(full, ks[0])], repeats)
+    first_fit = _fit(Timings(timed, experts), max_batch_tokens)
+    losses = sensitivities(
         checkpoint,
-        sorted(kept),
-        max_batch_tokens=max_batch_tokens,
-        repeats=repeats,
-        on_round=lambda: on_progress("step time"),
+        measured.windows[CHOOSING],
+        ks,
+        lambda _checkpoint, _windows, plan: measured.quality(CHOOSING, plan),
+        measured.on_stage("layers", num_plans(len(full), ks) + num_layer_runs(len(full), ks)),
     )
-    costs = {plan: table.fit() for plan, table in tables.items()}
-    full = checkpoint.dial.trained_plan
-    rungs = [_rung(plan, quality[plan], quality[full], costs[plan], kept[plan]) for plan in costs]
-    rungs = pareto(rungs, full_k)
+    chosen = Candidates(first_fit, max_batch_tokens, ks, full_k, losses)
+    rungs = ladder(measured, chosen)
+    timed += measured.steps(RUNGS, [rung.plan for rung in rungs], repeats)
+    timings = Timings(timed, experts)
+    fitted = {*uniform, *single_layers(full, ks[0])}
+
+    def held_out(shape: Shape) -> bool:
+        return shape.plan not in fitted or is_held_out(shape, max_batch_tokens)
+
+    model = timings.fit(timings.points(lambda shape: not held_out(shape)))
+    fit = describe_steps(timings, model, held_out, rungs[0].plan, full, max_batch_tokens)
+    if fit.interval > noise_bound:
+        measured.ledger.forget(STEPS)
+        raise TooNoisyError(
+            f"this machine is too noisy to fit: step times are known to +-{fit.interval:.0%} only "
+            f"(bound {noise_bound:.0%})"
+        )
     return Profile(
         schema_version=SCHEMA_VERSION,
         checkpoint_sha256=checkpoint_sha256(checkpoint.folder),
         engine=f"transformers {transformers.__version__}, torch {torch.__version__}",
-        machine=this_machine(checkpoint, threads),
+        machine=this_machine(checkpoint.model.dtype, measured.threads),
         calibrated=datetime.date.today().isoformat(),
         full_k=full_k,
         max_batch_tokens=max_batch_tokens,
-        fit=describe(tables, costs),
-        headroom=_headroom(rungs[0].cost, costs[full], max_batch_tokens),
+        step_time=model,
+        fit=fit,
+        headroom=headroom(timed, rungs[0].plan, full, max_batch_tokens),
+        sensitivity=_sensitivity(measured, chosen),
         rungs=tuple(rungs),
     )
 
 
-def candidates(
-    checkpoint: Checkpoint,
-    windows: Windows,
-    ks: Sequence[int],
-    on_progress: Callable[[str], None] = lambda _stage: None,
-) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """For every k' the uniform plan, and the best of no more experts by layer; at full k' itself.
-
-    Chosen on `windows` by what each layer loses alone.
-    """
-    full_k, num_layers = checkpoint.dial.trained_plan[0], len(checkpoint.dial.layers)
-    losses = losses_by_layer(checkpoint, windows, ks, lambda: on_progress("layers"))
-    front = best_plans(losses, [{k: k for k in ks}] * num_layers)
-    pairs = {}
-    for k in ks:
-        uniform = (k,) * num_layers
-        chosen = within(front, k * num_layers)
-        assert chosen is not None  # the uniform plan at least
-        # What runs no more than full k' is no rung above it, and full k' is the model as it is.
-        is_rung = k < full_k or chosen.cost > full_k * num_layers
-        pairs[k] = uniform, chosen.plan if is_rung else uniform
-    return pairs
+def single_layers(full: Plan, k: int) -> list[Plan]:
+    """Plans with one layer at `k` and the others at full k': a layer's own cost."""
+    num = min(len(full), MAX_SINGLE_LAYERS)
+    layers = sorted({round(number * (len(full) - 1) / max(1, num - 1)) for number in range(num)})
+    return [(*full[:layer], k, *full[layer + 1 :]) for layer in layers]
 
 
-def pareto(rungs: list[Rung], full_k: int) -> list[Rung]:
-    """In order, one of a mean k'; above full k' none that is no better than a cheaper one."""
-    kept: list[Rung] = []
-    for rung in sorted(rungs, key=lambda rung: (rung.mean_k, -rung.quality)):
-        if kept and rung.mean_k == kept[-1].mean_k:
-            continue
-        if rung.mean_k <= full_k or rung.quality > kept[-1].quality:
-            kept.append(rung)
-    return kept
-
-
-def write_profile(profile: Profile, path: Path) -> None:
-    path.write_text(profile.model_dump_json(indent=2) + "\n")
-
-
-def this_machine(checkpoint: Checkpoint, threads: int) -> Machine:
-    return Machine(
-        cpu=_cpu_name(),
-        cores=psutil.cpu_count() or 1,
-        threads=threads,
-        dtype=str(checkpoint.model.dtype).removeprefix("torch."),
+def describe_steps(
+    timings: Timings,
+    model: StepTime,
+    held_out: Callable[[Shape], bool],
+    cheapest: Plan,
+    full: Plan,
+    max_batch_tokens: int,
+) -> Fit:
+    """How good the model is; its interval is that of a full step and of a decode batch."""
+    batch, context = REFERENCE_BATCH, PROMPT_TOKENS
+    works = (
+        Work(max_batch_tokens, 0, max_batch_tokens * context, 0),
+        Work(0, batch, 0, batch * context),
     )
+    references = [(plan, work) for plan in (cheapest, full) for work in works]
+    return timings.describe(model, held_out, references)
 
 
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def headroom(
+    timed: Sequence[TimedStep], cheapest: Plan, full: Plan, max_batch_tokens: int
+) -> Headroom:
+    """Medians of full k' over those of the cheapest rung, steps of prompts or of decoding alone."""
 
+    def at(prefill: int, decode: int) -> HeadroomAt:
+        seconds = {
+            plan: median(
+                each.step.duration_s
+                for each in timed
+                if each.plan == plan
+                and (each.step.work.prefill_tokens, each.step.work.decode_tokens)
+                == (prefill, decode)
+            )
+            for plan in (cheapest, full)
+        }
+        return HeadroomAt(tokens=prefill + decode, ratio=seconds[full] / seconds[cheapest])
 
-def _rung(
-    plan: tuple[int, ...],
-    quality: Quality,
-    full: Quality,
-    cost: StepCost,
-    over: Estimate | None,
-) -> Rung:
-    kept, low, high = retention(quality, full)
-    return Rung(
-        plan=plan,
-        mean_k=sum(plan) / len(plan),
-        nll=quality.nll.mean,
-        quality=kept,
-        quality_low=low,
-        quality_high=high,
-        cost=cost,
-        over_uniform=over and OverUniform(mean=over.mean, low=over.low, high=over.high),
-    )
-
-
-def _headroom(cheapest: StepCost, full: StepCost, chunk: int) -> Headroom:
+    by_batch = tuple(at(0, batch) for batch in decode_batches(max_batch_tokens))
+    by_tokens = tuple(at(size, 0) for size in prefill_sizes(max_batch_tokens))
     return Headroom(
-        decode=full.step_s(0, HEADROOM_DECODE_BATCH) / cheapest.step_s(0, HEADROOM_DECODE_BATCH),
-        prefill=full.step_s(chunk, 0) / cheapest.step_s(chunk, 0),
+        decode=next(each.ratio for each in by_batch if each.tokens == REFERENCE_BATCH),
+        prefill=by_tokens[-1].ratio,
+        by_decode_batch=by_batch,
+        by_prefill_tokens=by_tokens,
+    )
+
+
+def _experts(measured: Measurements) -> list[tuple[int, float]]:
+    """Number and relative size of each layer's experts."""
+    layers = ExpertDial(skeleton(measured.checkpoint.folder)).layers
+    weights = [sum(p.numel() for p in layer.experts.parameters()) for layer in layers]
+    sizes = [each / layer.num_experts for each, layer in zip(weights, layers, strict=True)]
+    return [
+        (layer.num_experts, size / max(sizes)) for layer, size in zip(layers, sizes, strict=True)
+    ]
+
+
+def _fit(timings: Timings, max_batch_tokens: int) -> StepTime:
+    return timings.fit(timings.points(lambda shape: not is_held_out(shape, max_batch_tokens)))
+
+
+def _sensitivity(measured: Measurements, chosen: Candidates) -> Sensitivity:
+    plans = []
+    for k in (k for k in chosen.ks if k < chosen.full_k):
+        for way in chosen.losses:
+            plan, uniform = chosen.instead_of(k, way), chosen.uniform(k)
+            over = difference(nll(measured, plan), nll(measured, uniform))
+            plans.append(
+                MethodPlan(method=way, uniform_k=k, plan=plan, over_uniform=interval(over))
+            )
+    found = correlations(chosen.losses, chosen.full_k)
+    return Sensitivity(
+        ks=tuple(chosen.ks),
+        losses={
+            way: tuple(tuple(loss[k] for k in chosen.ks) for loss in by_layer)
+            for way, by_layer in chosen.losses.items()
+        },
+        rank_correlation={pair: each.below for pair, each in found.items()},
+        plans=tuple(plans),
     )

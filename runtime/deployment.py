@@ -18,6 +18,7 @@ def configure(
     *,
     slo_policy: SloPolicy | None = None,
     checkpoint: Path | None = None,
+    profile: Path | None = None,
     replicas: int | None = None,
     journal: Path | None = None,
 ) -> dict[str, Any]:
@@ -29,6 +30,6 @@ def configure(
         deployment["user_config"] = {"slo_policy": slo_policy.model_dump(mode="json")}
     if replicas is not None:
         deployment["num_replicas"] = replicas
-    paths = {"checkpoint": checkpoint, "journal": journal}
+    paths = {"checkpoint": checkpoint, "profile": profile, "journal": journal}
     application["args"] |= {name: str(path.resolve()) for name, path in paths.items() if path}
     return changed

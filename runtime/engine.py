@@ -23,7 +23,7 @@ from transformers.generation.continuous_batching.requests import (
     GenerationOutput,
 )
 
-from controller.signals import ExpertUse, Plan, Step
+from controller.signals import ExpertUse, Plan, Step, Work
 from runtime import attention, huge_pages, pages, prefixes
 from runtime.elastic import ExpertDial
 from runtime.expert_load import ExpertLoad
@@ -74,6 +74,7 @@ class Engine:
         self._set: tuple[Sequence[int] | None, list[str | None], list[int]] | None = None
         self._check(plan)
         dial.set(plan.k)
+        self._model, self._attention_before = model, model.config._attn_implementation
         model.set_attn_implementation("sdpa")  # what the manager accepts; ours follows below
         self._manager = SteppedManager(
             model,
@@ -88,10 +89,7 @@ class Engine:
                 auto_switch_to_flash=False,
             ),
             before_step=self._set_k_by_row,
-            on_step=lambda step, prefilled: on_step(
-                replace(step, mean_k=self.plan.mean_k, distinct_experts=self._load.step()),
-                prefilled,
-            ),
+            on_step=lambda step, prefilled: on_step(self._with_experts(step), prefilled),
         )
         self._manager.sample_with(Nucleus())
         self._manager.read_by_page = True
@@ -107,7 +105,9 @@ class Engine:
         self._manager.start()
 
     def stop(self) -> None:
+        """The model may be called by itself again."""
         self._manager.stop(block=True, timeout=30, hard_stop=True)
+        self._model.set_attn_implementation(self._attention_before)
 
     @property
     def failure(self) -> str | None:
@@ -163,6 +163,10 @@ class Engine:
     def expert_use(self) -> ExpertUse | None:
         """Which experts ran since this was last asked."""
         return self._load.take()
+
+    def _with_experts(self, step: Step) -> Step:
+        slots, distinct = self._load.step()
+        return replace(step, expert_slots=slots, distinct_experts=distinct)
 
     def _salt_of(self, request_id: str) -> int:
         return self._salts[self._class_of.get(request_id)]
@@ -265,14 +269,18 @@ def _composition(
 ) -> tuple[Step, dict[str, int]]:
     """The step that just ran, and its prompt tokens by request."""
     prefilled: dict[str, int] = {}
-    decode_tokens = 0
+    decode_tokens = prefill_keys = decode_keys = 0
     for scheduled in batch_processor.inputs_and_outputs.requests_in_batch:
+        tokens, keys = scheduled.query_length, scheduled.state.position_offset
         # After the update a decoding request has more than the one token its prefill ended with.
-        if scheduled.query_length == 1 and scheduled.state.generated_len() > 1:
+        if tokens == 1 and scheduled.state.generated_len() > 1:
             decode_tokens += 1
+            decode_keys += keys
         else:
-            prefilled[scheduled.state.request_id] = scheduled.query_length
-    return Step(sum(prefilled.values()), decode_tokens, 0.0, duration_s), prefilled
+            prefilled[scheduled.state.request_id] = tokens
+            prefill_keys += tokens * keys - tokens * (tokens - 1) // 2  # each one fewer
+    work = Work(sum(prefilled.values()), decode_tokens, prefill_keys, decode_keys)
+    return Step(work, duration_s), prefilled
 
 
 class _StampingRouter(OutputRouter):

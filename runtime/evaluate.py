@@ -85,6 +85,12 @@ class Quality:
     nll: Tally
     accuracy: Tally
 
+    @classmethod
+    def of(cls, windows: Windows, nats_W: np.ndarray, hits_W: np.ndarray) -> "Quality":
+        tokens_W = np.array([len(ids) - 1 for ids in windows.ids])
+        documents_W = windows.documents_W
+        return cls(Tally(nats_W, tokens_W, documents_W), Tally(hits_W, tokens_W, documents_W))
+
 
 class Scores(NamedTuple):
     """How well each token of a row, its first excepted, was foreseen."""
@@ -135,12 +141,9 @@ def evaluate(
 ) -> Quality:
     """Teacher-forced quality of every window with the layers at `plan`."""
     scores = score(checkpoint, windows.ids, plan, on_tokens, batch_tokens)
-    tokens_W = np.array([len(nats_T) for nats_T, _ in scores])
     nats_W = np.array([nats_T.sum() for nats_T, _ in scores])
     hits_W = np.array([hits_T.sum() for _, hits_T in scores])
-    return Quality(
-        Tally(nats_W, tokens_W, windows.documents_W), Tally(hits_W, tokens_W, windows.documents_W)
-    )
+    return Quality.of(windows, nats_W, hits_W)
 
 
 @torch.inference_mode()

@@ -24,8 +24,10 @@ class ExpertLoad:
         self._load_LE.zero_()
         self._forget()
 
-    def step(self) -> tuple[int, ...]:
-        """Called after each step: the distinct experts that it ran, by layer."""
+    def step(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Called after each step: the token-expert pairs it ran, and the distinct experts of them,
+        by layer.
+        """
         load_LE = self._load_LE.numpy(force=True)
         ran_LE = load_LE > 0
         distinct_L = ran_LE.sum(axis=1)
@@ -34,8 +36,9 @@ class ExpertLoad:
             self._ever_LE |= ran_LE
             self._distinct_L += distinct_L
             self._steps += 1
+        slots_L = load_LE.sum(axis=1)
         self._load_LE.zero_()
-        return tuple(distinct_L.tolist())
+        return tuple(slots_L.tolist()), tuple(distinct_L.tolist())
 
     def take(self) -> ExpertUse | None:
         """The use since this was last called; None without a step."""

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import ray
+import torch
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, StreamingResponse
 from ray import serve
@@ -28,6 +29,7 @@ from runtime import governor
 from runtime.checkpoint import load_checkpoint, load_profile_of, serve_policy
 from runtime.engine import Engine
 from runtime.heartbeat import Heartbeat
+from runtime.machine import same_machine, this_machine
 from runtime.openai_api import (
     ApiError,
     Completion,
@@ -53,6 +55,14 @@ class Replica:
     ) -> None:
         self._checkpoint = load_checkpoint(Path(checkpoint))
         self._profile = load_profile_of(Path(checkpoint), Path(profile))
+        here = this_machine(self._checkpoint.model.dtype, torch.get_num_threads())
+        if not same_machine(self._profile.machine, here):
+            logger.warning(
+                "kprime: the profile was made on %s, this is %s; kprime calibrate --rescale makes "
+                "its step times right",
+                self._profile.machine,
+                here,
+            )
         self._cache_tokens, self._share_prefixes = cache_tokens, share_prefixes
         self._slo_policy: SloPolicy | None = None
 

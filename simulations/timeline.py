@@ -20,6 +20,7 @@ class Tick:
     epoch: int
     waiting_requests: int | None
     reason: str
+    step_time_error: float | None = None  # of the last minute
 
 
 def read_ticks(lines: Iterable[str], start_s: float, end_s: float) -> list[Tick]:
@@ -36,6 +37,7 @@ def read_ticks(lines: Iterable[str], start_s: float, end_s: float) -> list[Tick]
                     epoch=plan["epoch"],
                     waiting_requests=load["waiting_requests"],
                     reason=row["budget"]["reason"],
+                    step_time_error=load["step_time_error"],
                 )
             )
     return ticks
@@ -47,6 +49,12 @@ def switches_per_min(ticks: list[Tick]) -> float | None:
         return None
     num_switches = ticks[-1].epoch - ticks[0].epoch
     return 60 * num_switches / (ticks[-1].at_s - ticks[0].at_s)
+
+
+def step_time_error(ticks: list[Tick]) -> float | None:
+    """How far the profile, as corrected online, was off; the mean of what each tick says."""
+    known = [tick.step_time_error for tick in ticks if tick.step_time_error is not None]
+    return sum(known) / len(known) if known else None
 
 
 def recovery_s(ticks: list[Tick], burst_end_s: float, full_k: float) -> float | None:

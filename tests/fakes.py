@@ -7,27 +7,57 @@ from typing import Any
 
 from controller.config import SloPolicy, parse_policy
 from controller.policy import Policy
-from controller.profiles import Profile
+from controller.profiles import SCHEMA_VERSION, Profile
 from controller.signals import Budget, Load, Plan, Sample
 
 
 def profile_data() -> dict[str, Any]:
-    """A step takes 10 ms and, times k', 0.1 ms a prefilled token and 1 ms a decoding request."""
+    """A step takes 10 ms and, times k', 0.1 ms a token: prefilled or decoded, at any context."""
+    layer = {"num_experts": 16, "size": 1.0, "spread": 1.0}
     return {
-        "schema_version": 2,
+        "schema_version": SCHEMA_VERSION,
         "checkpoint_sha256": "0" * 64,
         "engine": "by hand",
-        "machine": {"cpu": "abacus", "cores": 1, "threads": 1, "dtype": "float32"},
+        "machine": {"cpu": "abacus", "gpu": None, "cores": 1, "threads": 1, "dtype": "float32"},
         "calibrated": "2026-01-01",
         "full_k": 8,
         "max_batch_tokens": 100,
-        "fit": {"mape_held_out": 0.0, "points": 8, "points_held_out": 4},
-        "headroom": {"decode": 8.0, "prefill": 4.5},
+        "step_time": {
+            "base_s": 0.01,
+            "token_s": 0.0,
+            "expert_s": 0.0,
+            "slot_s": 0.0001 / 4,
+            "prefill_key_s": 0.0,
+            "decode_key_s": 0.0,
+            "layers": [layer] * 4,
+        },
+        "fit": {
+            "mape_held_out": 0.0,
+            "p95_held_out": 0.0,
+            "points": 8,
+            "points_held_out": 4,
+            "interval": 0.0,
+            "distinct_experts_error": 0.0,
+        },
+        "headroom": {
+            "decode": 1.5,
+            "prefill": 4.5,
+            "by_decode_batch": [{"tokens": 1, "ratio": 1.07}, {"tokens": 8, "ratio": 1.5}],
+            "by_prefill_tokens": [{"tokens": 100, "ratio": 4.5}],
+        },
+        "sensitivity": {
+            "ks": [1, 2, 4, 8],
+            "losses": {"direct": [[0.3, 0.2, 0.1, 0.0]] * 4},
+            "rank_correlation": {},
+            "plans": [],
+        },
         "rungs": [rung_data(k, quality) for k, quality in [(1, 0.6), (2, 0.8), (4, 0.9), (8, 1.0)]],
+        "rescaled": None,
     }
 
 
 def rung_data(k: int, quality: float) -> dict[str, Any]:
+    interval = {"mean": quality, "low": quality - 0.01, "high": quality + 0.01}
     return {
         "plan": [k, k, k, k],
         "mean_k": k,
@@ -35,7 +65,10 @@ def rung_data(k: int, quality: float) -> dict[str, Any]:
         "quality": quality,
         "quality_low": quality - 0.01,
         "quality_high": quality + 0.01,
-        "cost": {"base_s": 0.01, "prefill_token_s": 0.0001 * k, "decode_token_s": 0.001 * k},
+        "accuracy": interval,
+        "agreement": interval,
+        "contradicted_by": [],
+        "over_uniform": None,
     }
 
 
@@ -45,7 +78,7 @@ def profile() -> Profile:
 
 
 def load(**changes: Any) -> Load:  # noqa: ANN401  (any field of a Load)
-    """One idle replica, whose requests have had 100 prompt and 10 output tokens."""
+    """One idle replica, whose requests have had 100 prompt and 100 output tokens."""
     quiet = Load(
         at_s=0.0,
         mean_k=8.0,
@@ -58,8 +91,7 @@ def load(**changes: Any) -> Load:  # noqa: ANN401  (any field of a Load)
         arrival_rps=0.0,
         arrival_rps_sustained=0.0,
         prompt_tokens=100.0,
-        output_tokens=10.0,
-        step_time_ratio=1.0,
+        output_tokens=100.0,
     )
     return replace(quiet, **changes)
 

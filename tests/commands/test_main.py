@@ -10,7 +10,17 @@ from typer.testing import CliRunner, Result
 from commands.main import app
 
 REPOSITORY = Path(__file__).parents[2]
-COMMANDS = ["demo", "serve", "check", "inspect", "load", "evaluate", "calibrate", "train"]
+COMMANDS = [
+    "demo",
+    "serve",
+    "check",
+    "inspect",
+    "load",
+    "evaluate",
+    "calibrate",
+    "profile",
+    "train",
+]
 HEAVY = ["torch", "transformers", "ray"]
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import approx
 
-from controller.averages import DecayingMean, DecayingRatio, Window
+from controller.averages import DecayingMean, DecayingRatio, RecentRatio, Window
 
 
 def test_a_mean_of_nothing_is_unknown() -> None:
@@ -100,3 +100,21 @@ def test_a_mean_stays_within_what_it_was_given(stretches: list[tuple[float, floa
     values = [value for value, _ in stretches]
     assert mean.value is not None
     assert min(values) - 1e-6 <= mean.value <= max(values) + 1e-6
+
+
+def test_a_recent_ratio_needs_enough_beneath_it() -> None:
+    ratio = RecentRatio(span_s=60.0)
+    assert ratio.value(0.0, at_least=1.0) is None
+    ratio.add(0.3, 0.9, now_s=0.0)
+    assert ratio.value(0.0, at_least=1.0) is None
+    ratio.add(0.1, 0.1, now_s=0.5)
+    assert ratio.value(0.5, at_least=1.0) == approx(0.4)
+
+
+def test_a_recent_ratio_weighs_by_its_denominators_and_forgets_after_its_span() -> None:
+    ratio = RecentRatio(span_s=60.0)
+    ratio.add(3.0, 3.0, now_s=0.9)
+    ratio.add(0.0, 1.0, now_s=1.0)
+    assert ratio.value(60.0, at_least=1.0) == approx(0.75)
+    assert ratio.value(60.1, at_least=1.0) == approx(0.0)  # the second from 0.0 on is gone
+    assert ratio.value(61.1, at_least=1.0) is None

@@ -41,7 +41,7 @@ def test_a_minimal_policy_gets_the_defaults() -> None:
     assert (policy.slo.ttft_s, policy.slo.tpot_s, policy.slo.margin) == (1.0, 0.1, 0.8)
     assert (policy.experts.floor, policy.experts.ceiling) == (1, 8)
     assert policy.policy.k is None
-    assert policy.guard == Guard(dwell_s=1.0, tolerance=0.25)
+    assert policy.guard == Guard(dwell_s=1.0, tolerance=0.25, step_time_error=0.25)
     assert policy.cadence == Cadence(tick_s=0.2, heartbeat_s=0.2, stale_s=1.0, lease_s=5.0)
 
 
@@ -57,6 +57,13 @@ def test_an_integer_is_taken_for_a_duration() -> None:
 def test_a_fixed_policy_holds_its_k() -> None:
     policy = parse_policy(changed("policy", {"name": "fixed", "k": 4}))
     assert (policy.policy.name, policy.policy.k) == ("fixed", 4)
+
+
+def test_the_ladder_takes_no_k() -> None:
+    assert parse_policy(changed("policy.name", "ladder")).policy.name == "ladder"
+    outside = problems(changed("policy", {"name": "ladder", "k": 4}))
+    left_out = "should be left out: only the policy named fixed takes k, given 4"
+    assert outside == {"policy.k": left_out}
 
 
 @pytest.mark.parametrize(
@@ -76,15 +83,23 @@ def test_a_fixed_policy_holds_its_k() -> None:
         ("experts.floor", 1.0, "should be a valid integer, given 1.0"),
         ("experts.ceiling", 0, "should be greater than or equal to 1, given 0"),
         ("experts.safe", 9, "should be within floor..ceiling (1..8), given 9"),
-        ("policy.name", "fast", "should be 'predictive' or 'fixed', given 'fast'"),
+        ("policy.name", "fast", "should be 'predictive', 'ladder' or 'fixed', given 'fast'"),
         ("policy.k", 8, "should be left out: only the policy named fixed takes k, given 8"),
         ("guard.dwell_s", -1.0, "should be greater than 0, given -1.0"),
         ("guard.tolerance", math.inf, "should be a finite number, given inf"),
+        ("guard.step_time_error", 0, "should be greater than 0, given 0"),
+        ("guard.step_time_error", -0.25, "should be greater than 0, given -0.25"),
+        ("guard.step_time_error", math.nan, "should be a finite number, given nan"),
+        ("guard.step_time_error", "25 %", "should be a valid number, given '25 %'"),
         ("cadence.tick_s", [1], "should be a valid number, given a list"),
         ("cadence.heartbeat_s", {}, "should be a valid number, given a mapping"),
         ("cadence.stale_s", 0.2, "should be above heartbeat_s (0.2), given 0.2"),
         ("cadence.lease_s", 0.6, "should be above three times heartbeat_s (0.6), given 0.6"),
-        ("guard", None, "should be a mapping with the keys dwell_s, tolerance, given nothing"),
+        (
+            "guard",
+            None,
+            "should be a mapping with the keys dwell_s, tolerance, step_time_error, given nothing",
+        ),
     ],
 )
 def test_each_refusal_says_what_was_given_and_what_is_accepted(
@@ -124,7 +139,9 @@ def test_an_unknown_key_is_named_with_the_closest_one() -> None:
 
 def test_a_key_that_is_no_text_is_unknown() -> None:
     data = MINIMAL | {"guard": {7: 1}}
-    assert problems(data) == {"guard.7": "is not a known key, accepted: dwell_s, tolerance"}
+    assert problems(data) == {
+        "guard.7": "is not a known key, accepted: dwell_s, tolerance, step_time_error"
+    }
 
 
 def test_a_missing_key_is_named_with_its_meaning() -> None:

@@ -3,7 +3,7 @@
 from pytest import approx
 
 from controller.estimator import Estimator
-from controller.signals import Device, Load, Step
+from controller.signals import Correction, Device, Load, Step, Work
 from tests.fakes import profile, sample
 
 
@@ -27,6 +27,7 @@ def test_what_an_idle_replica_cannot_tell_is_none() -> None:
         worst_waiting_tokens=0,
         running_requests=0,
         oldest_wait_s=0.0,
+        correction=Correction(),
     )
 
 
@@ -136,25 +137,56 @@ def test_the_shape_of_requests_is_a_mean_over_requests_that_idleness_keeps() -> 
         assert load.output_tokens == approx(20.25, abs=0.01)
 
 
-def test_the_step_time_ratio_compares_with_the_profile() -> None:
-    e = estimator()
-    slow = Step(prefill_tokens=100, decode_tokens=0, mean_k=2.0, duration_s=0.06)  # profile: 0.03
-    e.record(sample(steps=(slow,)), 0.0)
-    assert e.estimate(0.0, 8.0).step_time_ratio == approx(2.0)
-    as_told = Step(prefill_tokens=0, decode_tokens=5, mean_k=4.0, duration_s=0.03)  # profile: 0.03
-    e.record(sample(steps=(as_told,)), 0.0)
-    assert e.estimate(0.0, 8.0).step_time_ratio == approx(1.5, abs=0.01)
+def prefill_step(duration_s: float) -> Step:
+    """100 prompt tokens at k' 8 in four layers; the profile says 90 ms."""
+    return Step(Work(100, 0, 5050, 0), duration_s, (800,) * 4, (16,) * 4)
 
 
-def test_the_step_time_ratio_is_forgotten_by_steps_and_not_by_time() -> None:
+def test_the_profile_is_corrected_by_the_steps_that_run() -> None:
     e = estimator()
-    slow = Step(prefill_tokens=100, decode_tokens=0, mean_k=8.0, duration_s=0.27)  # profile: 0.09
-    as_told = Step(prefill_tokens=100, decode_tokens=0, mean_k=8.0, duration_s=0.09)
-    e.record(sample(steps=(slow,) * 100), 0.0)
+    e.record(sample(steps=(prefill_step(0.18),) * 300), 0.0)  # 27 s of predicted engine time
+    correction = e.estimate(0.0, 8.0).correction
+    assert correction is not None
+    assert correction.base == approx(2.0, abs=0.02)
+    assert correction.experts == approx(2.0, abs=0.02)
+    assert correction.rest == approx(2.0, abs=0.02)
+
+
+def test_a_correction_is_forgotten_by_steps_and_not_by_time() -> None:
+    e = estimator()
+    e.record(sample(steps=(prefill_step(0.27),) * 100), 0.0)
+    learnt = e.estimate(0.0, 8.0).correction
     e.record(sample(), 99.0)
-    assert e.estimate(99.0, 8.0).step_time_ratio == approx(3.0)
-    e.record(sample(steps=(as_told,) * 500), 99.0)  # 45 s of engine time
-    assert e.estimate(99.0, 8.0).step_time_ratio == approx(1.0, abs=0.001)
+    assert e.estimate(99.0, 8.0).correction == learnt
+    e.record(sample(steps=(prefill_step(0.09),) * 500), 99.0)  # 45 s of engine time
+    correction = e.estimate(99.0, 8.0).correction
+    assert correction is not None and correction.experts == approx(1.0, abs=0.001)
+
+
+def test_the_error_is_that_of_predictions_made_before_the_step() -> None:
+    e = estimator()
+    e.record(sample(steps=(prefill_step(0.09),) * 10), 0.0)  # as predicted, but 0.9 s are too few
+    assert e.estimate(0.0, 8.0).step_time_error is None
+    e.record(sample(steps=(prefill_step(0.18),)), 0.0)  # 90 ms too long, of 1.08 s in all
+    assert e.estimate(0.0, 8.0).step_time_error == approx(0.0833, abs=0.0001)
+
+
+def test_the_error_weighs_steps_by_their_time_and_is_that_of_the_last_minute() -> None:
+    e = estimator()
+    e.record(sample(steps=(prefill_step(0.09),) * 20), 0.0)  # 1.8 s, no error
+    e.record(sample(steps=(prefill_step(0.6),)), 30.0)  # 0.6 s, 0.51 s wrong
+    assert e.estimate(30.0, 8.0).step_time_error == approx(0.51 / 2.4, abs=0.0001)
+    e.record(sample(), 60.0)
+    assert e.estimate(60.0, 8.0).step_time_error == approx(0.51 / 2.4, abs=0.0001)
+    e.record(sample(), 60.1)
+    assert e.estimate(60.1, 8.0).step_time_error is None  # 0.6 s are too few
+
+
+def test_a_step_whose_experts_were_not_counted_teaches_nothing() -> None:
+    e = estimator()
+    e.record(sample(steps=(Step(Work(100, 0, 5050, 0), 9.0),) * 9), 0.0)
+    load = e.estimate(0.0, 8.0)
+    assert (load.correction, load.step_time_error) == (Correction(), None)
 
 
 def test_latencies_are_given_as_the_95th_percentile_of_ten_seconds() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from controller.journal import FileJournal
-from controller.signals import Budget, Load, Plan
+from controller.signals import Budget, Correction, Load, Plan
 from tests.fakes import load
 
 PLAN = Plan(epoch=3, k=(2, 2, 2, 2), quality=0.8, class_k={"batch": (1, 1, 2, 2)})
@@ -14,12 +14,13 @@ PLAN = Plan(epoch=3, k=(2, 2, 2, 2), quality=0.8, class_k={"batch": (1, 1, 2, 2)
 
 def test_a_tick_is_one_line_that_reads_back(tmp_path: Path) -> None:
     journal = FileJournal(tmp_path / "journal.jsonl")
-    written = load(at_s=1.5, arrival_rps=2.0, gpu_throttled=None)
+    written = load(at_s=1.5, arrival_rps=2.0, gpu_throttled=None, correction=Correction(1.0, 2.0))
     journal.write(written, Budget(2.0, 'quoted "k\'"\nand a new line'), PLAN)
     journal.close()
     (line,) = (tmp_path / "journal.jsonl").read_text().splitlines()
     row = json.loads(line)
-    assert Load(**row["load"]) == written
+    correction = Correction(**row["load"].pop("correction"))
+    assert Load(**row["load"], correction=correction) == written
     assert row["budget"] == {"mean_k": 2.0, "reason": 'quoted "k\'"\nand a new line'}
     assert row["plan"] == {
         "epoch": 3,

@@ -1,11 +1,13 @@
 """The controller as a whole: order, memory, and the same plans from the same samples."""
 
+from pytest import approx
+
 import policies
 from controller.allocator import Allocator
 from controller.estimator import Estimator
 from controller.loop import Controller
 from controller.policy import Policy
-from controller.signals import Budget, Plan, Sample
+from controller.signals import Budget, Plan, Sample, Step, Work
 from tests.fakes import MemoryJournal, ScriptedPolicy, profile, sample, slo_policy
 
 START = Plan(epoch=1, k=(8, 8, 8, 8), quality=1.0)
@@ -74,6 +76,36 @@ def test_the_same_samples_at_the_same_times_give_the_same_plans() -> None:
     assert [plan.mean_k for plan in plans[:5]] == [8.0, 4.0, 2.0, 1.0, 1.0]
     assert plans[-1].mean_k == 8.0
     assert replay(samples) == plans
+
+
+def test_steps_that_no_correction_explains_hand_over_to_the_ladder_and_back() -> None:
+    def steps(*durations_s: float) -> Sample:
+        """100 prompt tokens each at k' 8; the profile says 90 ms."""
+        work = Work(100, 0, 5050, 0)
+        return sample(steps=tuple(Step(work, s, (800,) * 4, (16,) * 4) for s in durations_s))
+
+    journal = MemoryJournal()
+    c = controller(policies.build(slo_policy(), profile()), journal)
+    history = [(0.0, []), (1.0, [0.09] * 20)]
+    # A heartbeat that takes half, then one that takes double.
+    history += [(2.0 + 0.2 * n, [(0.05, 0.2)[n % 2]] * 5) for n in range(10)]
+    history += [(64.0, [0.11] * 20)]
+    for now_s, durations_s in history:
+        c.observe(steps(*durations_s), now_s)
+        c.tick(now_s)
+    _, before, *swinging, after = [budget.reason for _, budget, _ in journal.rows]
+    assert before.startswith("best rung that holds: ")
+    assert swinging[-1].startswith("model off by 49 % (bound 25 %): ladder: highest rung: ")
+    assert after.startswith("best rung that holds: ")
+    assert all(r.startswith(("best rung that holds: ", "model off by ")) for r in swinging)
+
+
+def test_steps_that_scatter_within_a_heartbeat_are_no_error_of_the_model() -> None:
+    estimator = Estimator(profile(), stale_s=1.0, forget_s=5.0)
+    work = Work(100, 0, 5050, 0)  # 90 ms by the profile
+    scattered = tuple(Step(work, s, (800,) * 4, (16,) * 4) for s in (0.06, 0.12) * 10)
+    estimator.record(sample(steps=scattered), 0.0)
+    assert estimator.estimate(0.0, 8.0).step_time_error == approx(0.0)
 
 
 def test_a_replica_ahead_of_us_makes_us_count_on_above_it() -> None:

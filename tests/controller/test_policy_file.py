@@ -69,7 +69,7 @@ def test_every_problem_has_its_line_in_the_order_of_the_file(tmp_path: Path) -> 
     content = VALID.replace("floor: 1", "floor: 9").replace("name: p", "nmae: p") + "guards: 3\n"
     assert complaints(tmp_path, content) == [
         "5: experts.ceiling: should be at least floor (9), given 8",
-        "6: policy.name: is missing: who chooses k': predictive or fixed",
+        "6: policy.name: is missing: who chooses k': predictive, ladder or fixed",
         "7: policy.nmae: is not a known key, accepted: name, k; did you mean name?",
         "8: guards: is not a known key, accepted: version, slo, experts, policy, guard, cadence; "
         "did you mean guard?",
@@ -124,7 +124,8 @@ def test_what_is_no_policy_at_all_is_refused_with_one_line(
 
 def test_a_list_that_holds_itself_is_refused(tmp_path: Path) -> None:
     only = complaints(tmp_path, VALID + "guard: &loop [*loop]\n")
-    assert only == ["8: guard: should be a mapping with the keys dwell_s, tolerance, given a list"]
+    keys = "dwell_s, tolerance, step_time_error"
+    assert only == [f"8: guard: should be a mapping with the keys {keys}, given a list"]
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:

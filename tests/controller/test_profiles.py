@@ -1,4 +1,4 @@
-"""Profiles: what lies between rungs, and which files are refused with which words."""
+"""Profiles: what they hold, and which files are refused with which words."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytest import approx
 
-from controller.profiles import Profile, ProfileError, load_profile
+from controller.profiles import Profile, ProfileError, load_profile, write_profile
 from tests.fakes import profile, profile_data, rung_data
 
 
@@ -28,26 +27,76 @@ def complaints(file: Path) -> list[str]:
     return [line.removeprefix(f"{file}: ") for line in lines]
 
 
-def test_a_profile_survives_its_own_dump(tmp_path: Path) -> None:
-    assert load_profile(saved(tmp_path, profile().model_dump_json())) == profile()
+def written(tmp_path: Path) -> Path:
+    """The profile as calibration writes it, with its digest."""
+    file = tmp_path / "profile.json"
+    write_profile(profile(), file)
+    return file
+
+
+def test_a_profile_survives_being_written_and_read(tmp_path: Path) -> None:
+    assert load_profile(written(tmp_path)) == profile()
+
+
+def test_a_profile_is_the_same_file_each_time(tmp_path: Path) -> None:
+    first = written(tmp_path).read_bytes()
+    write_profile(load_profile(tmp_path / "profile.json"), tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == first
+
+
+def test_reformatting_changes_nothing_that_was_measured(tmp_path: Path) -> None:
+    data = json.loads(written(tmp_path).read_text())
+    shuffled = json.dumps(dict(reversed(data.items())), indent=None)
+    assert load_profile(saved(tmp_path, shuffled)) == profile()
+
+
+EDITED = (
+    "digest: does not fit the rest, which was changed since it was measured; "
+    "make it anew with kprime calibrate"
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("calibrated", "2026-01-02"),
+        ("step_time.base_s", 0.009),
+        ("rungs.0.quality", 0.7),
+        ("digest", "0" * 64),
+        ("digest", None),
+    ],
+)
+def test_a_profile_edited_by_hand_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    data = json.loads(written(tmp_path).read_text())
+    assert complaints(saved(tmp_path, changed(data, key, value))) == [EDITED]
+
+
+def test_a_profile_without_a_digest_is_refused(tmp_path: Path) -> None:
+    assert complaints(saved(tmp_path, profile_data())) == [EDITED]
+
+
+def test_a_profile_of_which_the_end_is_missing_is_refused(tmp_path: Path) -> None:
+    whole = written(tmp_path).read_text()
+    (only,) = complaints(saved(tmp_path, whole[: len(whole) // 2]))
+    assert only.startswith("not JSON (")
+    assert only.endswith("; write one with kprime calibrate")
 
 
 def test_a_profile_knows_its_layers() -> None:
     assert {len(rung.plan) for rung in profile().rungs} == {4}
 
 
-@pytest.mark.parametrize(
-    ("mean_k", "step_s"),
-    [(1, 0.025), (2, 0.04), (3, 0.055), (4, 0.07), (8, 0.13)],
-)
-def test_step_time_is_linear_between_rungs(mean_k: float, step_s: float) -> None:
-    # base 10 ms, and a k'-th of 0.1 ms for each of 100 tokens and 1 ms for each of 5 requests
-    assert profile().step_s(mean_k, 100, 5) == approx(step_s)
+def test_the_full_rung_is_that_of_full_k() -> None:
+    assert profile().full.plan == (8, 8, 8, 8)
+    beyond = profile_data()
+    beyond["rungs"].append(rung_data(12, 1.01))
+    assert Profile.model_validate_json(json.dumps(beyond)).full.plan == (8, 8, 8, 8)
 
 
-def test_beyond_the_ends_the_outermost_rung_counts() -> None:
-    assert profile().step_s(0.5, 100, 0) == approx(0.02)
-    assert profile().step_s(16, 100, 0) == approx(0.09)
+def test_a_machine_describes_itself_in_a_line() -> None:
+    machine = profile().machine
+    assert str(machine) == "abacus, 1 of 1 cores, float32"
+    assert str(machine.model_copy(update={"gpu": "fast"})) == "abacus, fast, 1 of 1 cores, float32"
 
 
 @pytest.mark.parametrize(
@@ -69,61 +118,104 @@ def test_a_rung_may_say_what_its_layers_gain_over_uniform_ones() -> None:
     assert read.rungs[0].over_uniform is None
 
 
-def test_a_request_costs_its_share_of_full_chunks_and_of_decoding() -> None:
-    best = profile().rungs[-1].cost
-    assert best.step_s(100, 10) == approx(0.17)
-    assert best.request_s(100, 0, 100) == approx(0.09)
-    assert best.request_s(250, 0, 100) == approx(0.225)  # 90 ms a chunk, the last one by its share
-    assert best.request_s(100, 10, 100) == approx(0.17)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "complaint"),
-    [
-        ("schema_version", 1, "schema_version: 1; this kprime reads 2"),
-        ("schema_version", "2", "schema_version: '2'; this kprime reads 2"),
-        ("engine", 3, "engine: Input should be a valid string"),
-        ("machine", None, "machine: Input should be an object"),
-        ("full_k", 0, "full_k: Input should be greater than 0"),
-        ("full_k", 3, "profile: Value error, full_k 3 is not the mean_k of a rung"),
-        ("max_batch_tokens", 1.5, "max_batch_tokens: Input should be a valid integer"),
-        ("max_batch_tokens", "many", "max_batch_tokens: Input should be a valid integer"),
-        ("rungs", [], "rungs: Tuple should have at least 1 item"),
-        ("speed", 9, "speed: Extra inputs are not permitted"),
-        ("machine.gpu", "none", "machine.gpu: Extra inputs are not permitted"),
-        ("machine.cores", 0, "machine.cores: Input should be greater than 0"),
-        ("fit.mape_held_out", -0.1, "fit.mape_held_out: Input should be greater than or equal"),
-        ("headroom.decode", 0, "headroom.decode: Input should be greater than 0"),
-        ("rungs.2.plan", [], "rungs.2.plan: Tuple should have at least 1 item"),
-        ("rungs.2.plan.1", 0, "rungs.2.plan.1: Input should be greater than 0"),
-        ("rungs.0.nll", None, "rungs.0.nll: Input should be a valid number"),
-        ("rungs.0.quality", -1, "rungs.0.quality: Input should be greater than 0"),
-        ("full_k", "8", "full_k: Input should be a valid integer"),
-        ("rungs.0.quality", True, "rungs.0.quality: Input should be a valid number"),
-        ("rungs.1.mean_k", 4, "rungs.1: Value error, mean_k 4 is not the mean of the plan, 2"),
-        ("rungs.0", rung_data(2, 0.7), "profile: Value error, rungs must go from the lowest"),
-        ("rungs.0.plan", [1], "profile: Value error, the plans of the rungs have different"),
-        ("rungs.3.cost.base_s", -1, "rungs.3.cost.base_s: Input should be greater than or equal"),
-        ("rungs.3.cost.decode_token_s", 0, "rungs.3.cost.decode_token_s: Input should be greater"),
-    ],
-)
-def test_a_bad_value_is_named_with_file_and_key(
-    tmp_path: Path, key: str, value: object, complaint: str
-) -> None:
-    data: Any = profile_data()
+def changed(data: Any, key: str, value: object) -> Any:  # noqa: ANN401  (a JSON document)
+    """A copy with one dotted key set."""
+    data = json.loads(json.dumps(data))  # what is shared within it is shared no more
     *outer, last = (int(part) if part.isdigit() else part for part in key.split("."))
     section = data
     for part in outer:
         section = section[part]
     section[last] = value
-    (only,) = complaints(saved(tmp_path, data))
+    return data
+
+
+ANEW = "this kprime reads 3: make it anew with kprime calibrate"
+
+
+@pytest.mark.parametrize(
+    ("version", "complaint"),
+    [
+        (1, f"schema_version: 1; {ANEW}"),
+        (2, f"schema_version: 2; {ANEW}"),
+        (4, "schema_version: 4; this kprime reads 3: update kprime"),
+        ("3", f"schema_version: '3'; {ANEW}"),
+        (True, f"schema_version: True; {ANEW}"),
+        (None, f"schema_version: None; {ANEW}"),
+    ],
+)
+def test_another_schema_is_refused_with_the_way_out(
+    tmp_path: Path, version: object, complaint: str
+) -> None:
+    assert complaints(saved(tmp_path, profile_data() | {"schema_version": version})) == [complaint]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("engine", 3, "engine: Input should be a valid string"),
+        ("machine", None, "machine: Input should be an object"),
+        ("full_k", 0, "full_k: Input should be greater than 0"),
+        ("full_k", 3, "profile: Value error, full_k 3 is not the mean_k of a rung"),
+        ("full_k", "8", "full_k: Input should be a valid integer"),
+        ("max_batch_tokens", 1.5, "max_batch_tokens: Input should be a valid integer"),
+        ("max_batch_tokens", "many", "max_batch_tokens: Input should be a valid integer"),
+        ("rungs", [], "rungs: Tuple should have at least 1 item"),
+        ("speed", 9, "speed: Extra inputs are not permitted"),
+        ("machine.tpu", "none", "machine.tpu: Extra inputs are not permitted"),
+        ("machine.gpu", 1, "machine.gpu: Input should be a valid string"),
+        ("machine.cores", 0, "machine.cores: Input should be greater than 0"),
+        ("step_time", None, "step_time: Input should be an object"),
+        ("step_time.base_s", -1, "step_time.base_s: Input should be greater than or equal to 0"),
+        ("step_time.slot_s", "fast", "step_time.slot_s: Input should be a valid number"),
+        ("step_time.expert_s", True, "step_time.expert_s: Input should be a valid number"),
+        ("step_time.key_s", 0, "step_time.key_s: Extra inputs are not permitted"),
+        ("step_time.layers", [], "step_time.layers: Tuple should have at least 1 item"),
+        ("step_time.layers.1.size", 0, "step_time.layers.1.size: Input should be greater than 0"),
+        ("step_time.layers.1.spread", 1.1, "step_time.layers.1.spread: Input should be less than"),
+        ("step_time.layers.1.num_experts", 0, "step_time.layers.1.num_experts: Input should be"),
+        ("fit.mape_held_out", -0.1, "fit.mape_held_out: Input should be greater than or equal"),
+        ("fit.interval", None, "fit.interval: Input should be a valid number"),
+        ("headroom.decode", 0, "headroom.decode: Input should be greater than 0"),
+        ("headroom.by_decode_batch.1.tokens", 0, "headroom.by_decode_batch.1.tokens: Input should"),
+        ("headroom.by_prefill_tokens.0.ratio", 0, "headroom.by_prefill_tokens.0.ratio: Input"),
+        ("sensitivity.ks.0", 0, "sensitivity.ks.0: Input should be greater than 0"),
+        ("sensitivity.losses.direct.2.1", "x", "sensitivity.losses.direct.2.1: Input should be"),
+        ("sensitivity.rank_correlation", None, "sensitivity.rank_correlation: Input should be an"),
+        ("sensitivity.plans", None, "sensitivity.plans: Input should be a valid array"),
+        ("rungs.2.plan", [], "rungs.2.plan: Tuple should have at least 1 item"),
+        ("rungs.2.plan.1", 0, "rungs.2.plan.1: Input should be greater than 0"),
+        ("rungs.0.nll", None, "rungs.0.nll: Input should be a valid number"),
+        ("rungs.0.quality", -1, "rungs.0.quality: Input should be greater than 0"),
+        ("rungs.0.quality", True, "rungs.0.quality: Input should be a valid number"),
+        ("rungs.0.accuracy", 0.9, "rungs.0.accuracy: Input should be an object"),
+        ("rungs.0.agreement.low", None, "rungs.0.agreement.low: Input should be a valid number"),
+        ("rungs.0.contradicted_by", [1], "rungs.0.contradicted_by.0: Input should be a valid str"),
+        ("rungs.1.mean_k", 4, "rungs.1: Value error, mean_k 4 is not the mean of the plan, 2"),
+        ("rungs.0", rung_data(2, 0.7), "profile: Value error, rungs must go from the lowest"),
+        ("rungs.0.plan", [1], "profile: Value error, the plans of the rungs and step_time have"),
+        ("rungs.3.cost", {}, "rungs.3.cost: Extra inputs are not permitted"),
+        ("rescaled", 2.0, "rescaled: Input should be an object"),
+    ],
+)
+def test_a_bad_value_is_named_with_file_and_key(
+    tmp_path: Path, key: str, value: object, complaint: str
+) -> None:
+    (only,) = complaints(saved(tmp_path, changed(profile_data(), key, value)))
     assert only.startswith(complaint)
 
 
-def test_a_missing_key_is_named(tmp_path: Path) -> None:
+def test_missing_keys_are_named(tmp_path: Path) -> None:
     data = profile_data()
-    del data["rungs"][1]["cost"]
-    assert complaints(saved(tmp_path, data)) == ["rungs.1.cost: Field required"]
+    del data["rungs"][1]["nll"]
+    del data["step_time"]["base_s"]
+    del data["headroom"]["prefill"]
+    del data["sensitivity"]["ks"]
+    assert complaints(saved(tmp_path, data)) == [
+        "step_time.base_s: Field required",
+        "headroom.prefill: Field required",
+        "sensitivity.ks: Field required",
+        "rungs.1.nll: Field required",
+    ]
 
 
 def test_all_problems_are_listed_one_a_line(tmp_path: Path) -> None:
@@ -138,10 +230,10 @@ def test_all_problems_are_listed_one_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["null", "[]", "{}", "7", '"schema_version"'])
 def test_what_has_no_version_is_refused_for_that(tmp_path: Path, content: str) -> None:
-    assert complaints(saved(tmp_path, content)) == ["schema_version: None; this kprime reads 2"]
+    assert complaints(saved(tmp_path, content)) == [f"schema_version: None; {ANEW}"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "schema_version: 2"])
+@pytest.mark.parametrize("content", ["", "{", "schema_version: 3"])
 def test_what_is_not_json_is_refused_with_a_way_out(tmp_path: Path, content: str) -> None:
     (only,) = complaints(saved(tmp_path, content))
     assert only.startswith("not JSON (")
@@ -161,51 +253,20 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 
 
 mean_ks = st.floats(0.5, 9.0)
-tokens = st.floats(0, 1e4)
 
 
 @settings(deadline=None)
-@given(mean_ks, mean_ks, tokens, tokens)
-def test_more_experts_never_give_a_faster_step_or_a_worse_answer(
-    one: float, other: float, prefill: float, decode: float
-) -> None:
-    p, (low, high) = profile(), sorted((one, other))
-    assert p.nearest(low).quality <= p.nearest(high).quality
-    assert p.step_s(low, prefill, decode) <= p.step_s(high, prefill, decode) * (1 + 1e-12)
-
-
-@st.composite
-def uneven_profiles(draw: st.DrawFn) -> Profile:
-    """As measured: noise may make a higher rung cheaper or worse than a lower one."""
-    ks = sorted(draw(st.sets(st.integers(1, 16), min_size=2, max_size=6)))
-    positive = st.floats(1e-6, 10.0)
-    rungs = [rung_data(k, draw(st.floats(0.1, 2.0))) for k in ks]
-    for rung in rungs:
-        rung["cost"] = {name: draw(positive) for name in rung["cost"]}
-    return Profile.model_validate_json(
-        json.dumps(profile_data() | {"full_k": ks[-1], "rungs": rungs})
-    )
-
-
-@settings(deadline=None)
-@given(uneven_profiles(), st.data(), st.floats(0, 1), st.floats(0, 1))
-def test_between_two_rungs_step_times_go_one_way_from_the_one_to_the_other(
-    uneven: Profile, data: st.DataObject, one: float, other: float
-) -> None:
-    index = data.draw(st.integers(0, len(uneven.rungs) - 2))
-    left, right = uneven.rungs[index : index + 2]
-    shares = [0.0, *sorted((one, other)), 1.0]
-    mean_ks = [left.mean_k + share * (right.mean_k - left.mean_k) for share in shares]
-    values = [uneven.step_s(mean_k, 100, 5) for mean_k in mean_ks]
-    rising = values if values[-1] >= values[0] else values[::-1]
-    assert rising == approx(sorted(rising))
+@given(mean_ks, mean_ks)
+def test_more_experts_never_give_a_worse_answer(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    assert profile().nearest(low).quality <= profile().nearest(high).quality
 
 
 def test_infinity_is_no_cost(tmp_path: Path) -> None:
     data = profile_data()
-    data["rungs"][0]["cost"]["decode_token_s"] = float("inf")
+    data["step_time"]["token_s"] = float("inf")
     (only,) = complaints(saved(tmp_path, data))
-    assert only.startswith("rungs.0.cost.decode_token_s: Input should be a finite number")
+    assert only.startswith("step_time.token_s: Input should be a finite number")
 
 
 def test_a_file_nested_too_deeply_is_refused_and_not_a_crash(tmp_path: Path) -> None:

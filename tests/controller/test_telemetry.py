@@ -4,11 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import approx
 
-from controller.signals import Device, Sample, Step
+from controller.signals import Device, Sample, Step, Work
 from controller.telemetry import Telemetry
 from tests.fakes import sample
 
-STEP = Step(prefill_tokens=100, decode_tokens=0, mean_k=8.0, duration_s=0.09)
+STEP = Step(Work(100, 0, 5050, 0), duration_s=0.09)
 
 
 def heartbeat(telemetry: Telemetry, now_s: float = 0.0) -> Sample:

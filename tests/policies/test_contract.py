@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import policies
 from controller.config import PolicyChoice, SloPolicy
 from controller.policy import Policy
-from controller.signals import Load
+from controller.signals import Correction, Load
 from policies.predictive import Predictive
 from tests.fakes import Running, profile, slo_policy
 
@@ -37,6 +37,8 @@ counts = st.integers(0, 10**6)
 rates = st.floats(0, 1e4)
 seconds = st.floats(0, 100)
 shares = st.floats(0, 1)
+multipliers = st.floats(0.25, 4)
+corrections = st.builds(Correction, base=multipliers, experts=multipliers, rest=multipliers)
 loads = st.builds(
     Load,
     at_s=st.just(0.0),
@@ -52,7 +54,8 @@ loads = st.builds(
     arrival_rps_sustained=unless_unknown(rates),
     prompt_tokens=unless_unknown(st.floats(1, 1e4)),
     output_tokens=unless_unknown(st.floats(1, 1e4)),
-    step_time_ratio=unless_unknown(st.floats(0.1, 10)),
+    correction=st.none() | corrections,
+    step_time_error=unless_unknown(st.floats(0, 3)),
     ttft_p95_s=unless_unknown(seconds),
     tpot_p95_s=unless_unknown(seconds),
     gpu_busy=unless_unknown(shares),
@@ -71,7 +74,8 @@ light_loads = st.builds(
     arrival_rps_sustained=st.floats(0, 50),
     prompt_tokens=st.floats(1, 500),
     output_tokens=st.floats(1, 50),
-    step_time_ratio=st.floats(0.5, 2),
+    correction=corrections,
+    step_time_error=st.floats(0, 0.5),
 )
 
 

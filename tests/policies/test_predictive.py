@@ -1,7 +1,7 @@
 """Which rung is taken under which load.
 
 At k' 1, 2, 4 and 8 a backlog of 1000 tokens takes 0.2, 0.3, 0.5 and 0.9 s, and the engine works
-30, 50, 90 and 170 ms for a request of 100 prompt and 10 output tokens.
+30, 50, 90 and 170 ms for a request of 100 prompt and 100 output tokens.
 """
 
 import json
@@ -9,9 +9,11 @@ import json
 import pytest
 
 from controller.profiles import Profile
-from controller.signals import Load
+from controller.signals import Correction, Load
 from policies.predictive import Predictive
 from tests.fakes import Running, load, profile, profile_data, slo_policy
+
+SMALL_LAYER = {"num_experts": 16, "size": 1 / 16, "spread": 1.0}
 
 
 def predictive(*, floor: float = 1, ceiling: float = 8) -> Running:
@@ -49,15 +51,15 @@ def test_a_request_that_has_waited_long_leaves_less_time() -> None:
 
 
 def test_many_decoding_requests_take_the_best_rung_that_keeps_their_pace() -> None:
-    assert first_choice(load(running_requests=11)) == 8  # 98 ms a token
-    assert first_choice(load(running_requests=20)) == 4  # 90 ms
-    assert first_choice(load(running_requests=40)) == 2
-    assert first_choice(load(running_requests=20, replicas=2)) == 8
+    assert first_choice(load(running_requests=110)) == 8  # 98 ms a token
+    assert first_choice(load(running_requests=200)) == 4  # 90 ms
+    assert first_choice(load(running_requests=400)) == 2
+    assert first_choice(load(running_requests=200, replicas=2)) == 8
 
 
 def test_a_backlog_fills_the_steps_that_decode() -> None:
-    assert first_choice(load(running_requests=2, worst_waiting_tokens=1)) == 8  # 26 ms a token
-    assert first_choice(load(running_requests=2, worst_waiting_tokens=100)) == 4  # 106 ms at 8
+    assert first_choice(load(running_requests=20, worst_waiting_tokens=1)) == 8  # 27 ms a token
+    assert first_choice(load(running_requests=20, worst_waiting_tokens=100)) == 4  # 106 ms at 8
 
 
 def test_a_higher_arrival_rate_takes_a_lower_rung() -> None:
@@ -115,25 +117,56 @@ def test_on_a_throttled_gpu_nothing_climbs_but_what_runs_may_stay() -> None:
 
 def test_overload_takes_the_least_strained_rung_also_if_it_is_not_the_lowest() -> None:
     data = profile_data()
-    for rung, decode_s in zip(data["rungs"], (0.004, 0.003, 0.006, 0.008), strict=True):
-        rung["cost"]["decode_token_s"] = decode_s
+    # 16 of the last layer's experts take as long as one of the others.
+    data["step_time"]["layers"] = [*data["step_time"]["layers"][:3], SMALL_LAYER]
+    data["rungs"][0] |= {"plan": [3, 3, 3, 3], "mean_k": 3.0}
+    data["rungs"][1] |= {"plan": [1, 1, 1, 11], "mean_k": 3.5}
     policy = Predictive(
-        Profile.model_validate_json(json.dumps(data)), ttft_s=1.0, tpot_s=0.1, floor=1, ceiling=8
+        Profile.model_validate_json(json.dumps(data)), ttft_s=1.0, tpot_s=0.01, floor=1, ceiling=8
     )
-    assert policy.decide(load(running_requests=100)).mean_k == 2
+    budget = policy.decide(load(running_requests=100))
+    assert (budget.mean_k, budget.reason[:8]) == (3.5, "overload")
 
 
-def test_a_step_time_ratio_of_2_halves_the_capacity() -> None:
-    assert first_choice(load(worst_waiting_tokens=1500, step_time_ratio=1.0)) == 4
-    assert first_choice(load(worst_waiting_tokens=1500, step_time_ratio=2.0)) == 2
-    assert first_choice(load(arrival_rps=7.5, step_time_ratio=1.0)) == 8
-    assert first_choice(load(arrival_rps=7.5, step_time_ratio=2.0)) == 4
+SLOWER = Correction(base=2.0, experts=2.0, rest=2.0)
+
+
+def test_steps_that_take_twice_as_long_halve_the_capacity() -> None:
+    assert first_choice(load(worst_waiting_tokens=1500)) == 4
+    assert first_choice(load(worst_waiting_tokens=1500, correction=SLOWER)) == 2
+    assert first_choice(load(arrival_rps=7.5)) == 8
+    assert first_choice(load(arrival_rps=7.5, correction=SLOWER)) == 4
     assert "use 0.17" in predictive().decide(load(arrival_rps=1.0)).reason
-    assert "use 0.34" in predictive().decide(load(arrival_rps=1.0, step_time_ratio=2.0)).reason
+    assert "use 0.34" in predictive().decide(load(arrival_rps=1.0, correction=SLOWER)).reason
 
 
-def test_an_unmeasured_step_time_is_taken_from_the_profile() -> None:
-    assert first_choice(load(worst_waiting_tokens=1500, step_time_ratio=None)) == 4
+def test_only_the_part_that_is_corrected_takes_longer() -> None:
+    slow_experts = predictive().decide(load(correction=Correction(experts=2.0)))
+    assert "TTFT 0.170/1.000 s, TPOT 0.010/0.100 s" in slow_experts.reason
+    slow_base = predictive().decide(load(correction=Correction(base=2.0)))
+    assert "TTFT 0.100/1.000 s, TPOT 0.020/0.100 s" in slow_base.reason
+
+
+def test_a_profile_that_is_not_yet_corrected_is_taken_at_its_word() -> None:
+    assert first_choice(load(worst_waiting_tokens=1500, correction=None)) == 4
+
+
+def test_long_contexts_take_longer() -> None:
+    data = profile_data()
+    data["step_time"] |= {"prefill_key_s": 0.00001, "decode_key_s": 0.00002}
+    policy = Predictive(
+        Profile.model_validate_json(json.dumps(data)), ttft_s=1.0, tpot_s=0.1, floor=8, ceiling=8
+    )
+    # A prompt of 100 tokens reads 5050 keys, which takes 50.5 ms; 10 requests read 1500 a step.
+    budget = policy.decide(load(running_requests=10))
+    assert "TTFT 0.141/1.000 s, TPOT 0.048/0.100 s, use 0.00" in budget.reason
+    # With a backlog the step also holds 100 prompt tokens, which read 5000 keys.
+    assert (
+        "TPOT 0.178/0.100 s"
+        in policy.decide(load(running_requests=10, worst_waiting_tokens=100)).reason
+    )
+    # 140.5 ms for the prompt, 10 ms and 100 times 0.8 ms + 150 keys for what it adds to decoding
+    assert "use 0.52" in policy.decide(load(arrival_rps=1.0)).reason
 
 
 def test_unseen_requests_cost_nothing_yet() -> None:

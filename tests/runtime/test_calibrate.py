@@ -1,80 +1,197 @@
-"""Which plans become rungs."""
+"""A whole calibration of a tiny model: what comes of it, of an interrupt, of noise."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import Qwen3MoeForCausalLM
 
-from runtime import calibrate
-from runtime.calibrate import candidates, pareto
-from runtime.checkpoint import Checkpoint
-from runtime.elastic import ExpertDial
-from runtime.evaluate import TextError, Windows
-from runtime.sensitivity import losses_by_layer, num_plans
-from tests.fakes import profile
-from tests.runtime.formula import checkpoint
-from tests.runtime.tiny import TRAINED_K, tiny_model
+from controller.profiles import Profile, load_profile, write_profile
+from runtime.calibrate import TooNoisyError, calibrate, single_layers
+from runtime.checkpoint import load_checkpoint
+from runtime.evaluate import TextError, Windows, cut_windows, read_documents
+from runtime.ledger import Ledger
+from runtime.measurements import CHOOSING, MEASURING, Measurements
+from runtime.rescale import rescale
+from tests.runtime.tiny import tiny_model
 
 KS = [1, 2, 4, 8]
+SHIPPED = Path("checkpoints/prose-52m")
+TEXT = (SHIPPED / "validation.txt").read_text()[:60_000]
+
+Stage = Callable[[str, int], Callable[[], object]]
 
 
-def tiny() -> Checkpoint:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint with the shipped tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
     model = tiny_model()
-    return checkpoint(model, dial=ExpertDial(model))
+    model.config.vocab_size = 4096
+    Qwen3MoeForCausalLM(model.config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(SHIPPED / name, folder)
+    return folder
 
 
-def windows(count: int, seed: int = 0) -> Windows:
-    """Of a document each."""
-    ids = np.random.default_rng(seed).integers(0, 128, (count, 40)).tolist()
-    return Windows(ids, np.arange(count), num_bytes=39 * count)
+def no_stage(_name: str, _total: int) -> Callable[[], object]:
+    return lambda: None
 
 
-def test_a_layer_loses_what_the_model_does_with_that_layer_alone_changed() -> None:
-    loaded, ran = tiny(), []
-    losses = losses_by_layer(loaded, windows(6), KS, lambda: ran.append(loaded.dial.plan))
-    assert len(ran) == num_plans(2, KS) == 7
-    assert [sorted(loss) for loss in losses] == [KS, KS]
-    assert [loss[TRAINED_K] for loss in losses] == [0.0, 0.0]
-    assert all(abs(loss[k]) > 1e-5 for loss in losses for k in (1, 2))
-    assert loaded.dial.plan == loaded.dial.trained_plan
-
-
-@pytest.fixture
-def unequal(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """Candidates of a model whose second layer gains nothing, and whose first gains much."""
-    monkeypatch.setattr(
-        calibrate,
-        "losses_by_layer",
-        lambda *_: [{1: 1.0, 2: 0.5, 4: 0.0, 8: -0.1}, {1: 0.0, 2: 0.0, 4: 0.0, 8: 0.0}],
+def measurements(folder: Path, path: Path, on_stage: Stage = no_stage) -> Measurements:
+    torch.set_num_threads(1)
+    loaded = load_checkpoint(folder)
+    windows = cut_windows(read_documents(loaded, TEXT), window=96, limit=18)
+    choosing, measuring = windows.split(3)
+    ledger = Ledger(path, {"k": KS})
+    return Measurements(
+        loaded,
+        {CHOOSING: choosing, MEASURING: measuring},
+        ledger,
+        threads=1,
+        max_batch_tokens=48,
+        on_stage=on_stage,
     )
-    return candidates(tiny(), windows(1), KS)
 
 
-def test_a_budget_goes_to_the_layer_that_needs_it(unequal: dict) -> None:
-    assert unequal[2] == ((2, 2), (2, 1))
+@pytest.fixture(scope="module")
+def made(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    path = tmp_path_factory.mktemp("made") / "profile.partial"
+    return calibrate(measurements(folder, path), KS, repeats=2, noise_bound=10.0)
 
 
-def test_full_k_is_the_model_as_it_is(unequal: dict) -> None:
-    assert unequal[TRAINED_K] == ((4, 4), (4, 4))
+def test_the_ladder_goes_from_the_cheapest_plan_past_full_k(made: Profile) -> None:
+    assert made.rungs[0].plan == (1, 1)
+    assert made.full.plan == (4, 4)
+    assert made.full.quality == made.full.quality_low == made.full.quality_high == 1.0
+    assert made.full.agreement.mean > 0.9  # in bf16 ties are broken another way in another batch
+    assert made.rungs[0].agreement.mean < made.full.agreement.mean
+    costs = [made.step_time.request_s(rung.plan, 512, 64, 48) for rung in made.rungs]
+    assert costs == sorted(costs)
 
 
-def test_above_full_k_a_plan_runs_more_experts_than_full_k(unequal: dict) -> None:
-    assert unequal[8] == ((8, 8), (8, 1))
+def test_every_way_of_measuring_sensitivity_is_in_the_profile(made: Profile) -> None:
+    sensitivity = made.sensitivity
+    assert list(sensitivity.losses) == ["alone", "isolated", "data-free"]
+    for by_layer in sensitivity.losses.values():
+        assert [len(by_k) for by_k in by_layer] == [len(KS), len(KS)]
+        assert [by_k[KS.index(4)] for by_k in by_layer] == [0.0, 0.0]
+    assert set(sensitivity.rank_correlation) == {
+        "alone, isolated",
+        "alone, data-free",
+        "isolated, data-free",
+    }
+    assert {(plan.method, plan.uniform_k) for plan in sensitivity.plans} == {
+        (way, k) for way in sensitivity.losses for k in (1, 2)
+    }
 
 
-def test_rungs_are_in_order_one_of_a_mean_k_and_none_above_full_k_for_nothing() -> None:
-    one, two, four, eight = profile().rungs
-    worse = two.model_copy(update={"quality": 0.7})
-    assert pareto([eight, worse, one, two, four], full_k=4) == [one, two, four, eight]
-    vain = eight.model_copy(update={"quality": 0.9})
-    assert pareto([one, two, four, vain], full_k=4) == [one, two, four]
+def test_headroom_was_timed_at_every_batch_and_prompt_size(made: Profile) -> None:
+    assert [each.tokens for each in made.headroom.by_decode_batch] == [1, 2, 4, 8, 16]
+    assert [each.tokens for each in made.headroom.by_prefill_tokens] == [3, 6, 12, 24, 36, 48]
+    assert made.headroom.prefill == made.headroom.by_prefill_tokens[-1].ratio
+    assert made.fit.points_held_out > 0
+
+
+def test_a_profile_survives_being_written(made: Profile, tmp_path: Path) -> None:
+    write_profile(made, tmp_path / "profile.json")
+    assert load_profile(tmp_path / "profile.json") == made
+
+
+class _Interrupt:
+    """Ctrl-C at the so-manieth measurement of a stage; the names of those begun."""
+
+    def __init__(self, at: str, count: int) -> None:
+        self._at, self._left = at, count
+        self.begun: list[str] = []
+
+    def __call__(self, name: str, _total: int) -> Callable[[], object]:
+        self.begun.append(name)
+        return self._count if name == self._at else lambda: None
+
+    def _count(self) -> None:
+        self._left -= 1
+        if not self._left:
+            raise KeyboardInterrupt
+
+
+def test_interrupted_it_goes_on_where_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "profile.partial"
+    interrupt = _Interrupt("layers", 5)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(measurements(folder, path, interrupt), KS, repeats=2, noise_bound=10.0)
+    assert interrupt.begun == ["step time, plans to fit", "layers"]
+    again = measurements(folder, path)
+    assert again.ledger.resumed == 2 + 5  # rounds of step times, plans
+    timed: list[str] = []
+    monkeypatch.setattr(
+        "runtime.measurements.time_round",
+        lambda bench, plans, number: timed.append("round") or _real_round(bench, plans, number),
+    )
+    finished = calibrate(again, KS, repeats=2, noise_bound=10.0)
+    assert timed == ["round", "round"]  # of the rungs alone
+    assert finished.rungs[0].plan == (1, 1)
+
+
+def _real_round(*arguments: object) -> object:
+    from runtime.step_times import time_round
+
+    return time_round(*arguments)  # type: ignore[arg-type]
+
+
+def test_on_a_machine_too_noisy_nothing_comes_of_it_and_only_timing_is_done_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "profile.partial"
+    with pytest.raises(TooNoisyError, match=r"too noisy to fit: .*\(bound 0%\)"):
+        calibrate(measurements(folder, path), KS, repeats=2, noise_bound=0.0)
+    kept = path.read_text()
+    assert "quality measuring 1 1" in kept
+    assert "steps" not in kept
+
+
+def test_the_trained_k_has_to_be_measured(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the trained k \(4\) must be among"):
+        calibrate(measurements(folder, tmp_path / "p"), [1, 2], repeats=2, noise_bound=1.0)
+
+
+def test_layers_are_timed_alone_but_not_all_of_very_many() -> None:
+    assert single_layers((4, 4), 1) == [(1, 4), (4, 1)]
+    forty = single_layers((4,) * 40, 2)
+    assert [plan.index(2) for plan in forty] == [0, 13, 26, 39]
+    assert single_layers((4,), 1) == [(1,)]
+
+
+def test_rescaled_a_profile_keeps_quality_and_says_where_it_is_from(
+    made: Profile, folder: Path
+) -> None:
+    abacus = made.machine.model_copy(update={"cpu": "abacus"})
+    elsewhere = made.model_copy(update={"machine": abacus})
+    loaded = load_checkpoint(folder)
+    ids = loaded.tokenizer(TEXT)["input_ids"]
+    here = rescale(elsewhere, loaded, ids, threads=1, probe_s=0.0)
+    assert here.rescaled is not None
+    assert here.rescaled.measured_on == abacus
+    assert here.machine == made.machine
+    assert 0.2 < here.rescaled.ratio < 5.0  # of what is really the same machine
+    assert (here.rungs, here.sensitivity) == (made.rungs, made.sensitivity)
+    again = rescale(here, loaded, ids, threads=1, probe_s=0.0)
+    assert again.rescaled is not None
+    assert again.rescaled.measured_on == abacus
 
 
 def test_windows_that_choose_measure_nothing() -> None:
-    whole = windows(7)
+    ids = np.random.default_rng(0).integers(0, 128, (7, 40)).tolist()
+    whole = Windows(ids, np.arange(7), num_bytes=273)
     choosing, measuring = whole.split(3)
     assert choosing.ids == [whole.ids[2], whole.ids[5]]
     assert choosing.documents_W.tolist() == [2, 5]
     assert measuring.documents_W.tolist() == [0, 1, 3, 4, 6]
-    assert torch.isclose(torch.tensor(choosing.num_bytes + measuring.num_bytes), torch.tensor(273))
-    with pytest.raises(TextError, match="2 windows; 3 or more are needed"):
-        windows(2).split(3)
+    assert choosing.num_bytes + measuring.num_bytes == 273
+    with pytest.raises(TextError, match="7 windows; 8 or more are needed"):
+        whole.split(8)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from controller.config import PolicyError
-from controller.profiles import ProfileError
+from controller.profiles import ProfileError, write_profile
 from runtime.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -48,7 +48,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_profile_of_other_weights_is_refused_with_both_hashes(checkpoint: Checkpoint) -> None:
     path = checkpoint.folder / "profile.json"
-    path.write_text(profile().model_dump_json())
+    write_profile(profile(), path)
     with pytest.raises(ProfileError, match=r"made for 000000000000\.\.\., but .* is [0-9a-f]{12}"):
         load_profile_of(checkpoint.folder, path)
 

@@ -86,7 +86,7 @@ def test_every_step_runs_under_the_plan_it_reports() -> None:
             bench.wait_for_tokens("0", 4 * epoch)
             bench.engine.apply(plan(epoch, k))
         bench.wait_for_end("0", "1", "2")
-    assert widths == [step.mean_k for step in bench.steps]
+    assert widths == [step.expert_slots[0] / step.work.tokens for step in bench.steps]
     assert len(set(widths)) == TRAINED_K
 
 
@@ -97,8 +97,17 @@ def test_steps_account_for_every_prompt_and_output_token() -> None:
         bench.wait_for_end("a", "b")
     assert bench.prefilled == {"a": 50, "b": 1}
     # The first token of each comes with the end of its prefill.
-    assert sum(step.decode_tokens for step in bench.steps) == (8 - 1) + (5 - 1)
-    assert all(step.prefill_tokens + step.decode_tokens <= 16 for step in bench.steps)
+    assert sum(step.work.decode_tokens for step in bench.steps) == (8 - 1) + (5 - 1)
+    assert all(step.work.tokens <= 16 for step in bench.steps)
+
+
+def test_steps_count_the_keys_that_attention_reads() -> None:
+    with Bench(max_batch_tokens=16) as bench:
+        bench.submit("a", prompt(1, 20), 4)
+        bench.wait_for_end("a")
+    keys = [(step.work.prefill_keys, step.work.decode_keys) for step in bench.steps]
+    # Sixteen tokens that read 1 .. 16, four that read 17 .. 20, then one each.
+    assert keys == [(136, 0), (74, 0), (0, 21), (0, 22), (0, 23)]
 
 
 def test_a_cancelled_request_emits_nothing_more_and_others_finish() -> None:
@@ -184,7 +193,7 @@ def test_classes_that_share_every_step_get_what_each_gets_alone_at_its_own_k() -
             bench.submit(name, ids, 20, slo_class)
         bench.wait_for_end(*requests)
         assert {name: bench.tokens(name) for name in requests} == alone
-        assert any(step.decode_tokens >= 6 for step in bench.steps)
+        assert any(step.work.decode_tokens >= 6 for step in bench.steps)
 
 
 def test_a_class_that_the_plan_does_not_name_runs_at_the_k_of_all_others() -> None:
@@ -221,8 +230,9 @@ def test_every_step_says_how_many_experts_it_ran_by_layer() -> None:
         bench.engine.apply(Plan(2, (1, 3), 1.0))
         bench.submit("a", prompt(1, 20), 10)
         bench.wait_for_end("a")
-        alone = [step for step in bench.steps if step.decode_tokens == 1]
+        alone = [step for step in bench.steps if step.work.decode_tokens == 1]
         assert {step.distinct_experts for step in alone} == {(1, 3)}
+        assert bench.steps[0].expert_slots == (20, 60)
         whole = bench.steps[0].distinct_experts
         assert all(k <= distinct <= 8 for k, distinct in zip((1, 3), whole, strict=True))
         use = bench.engine.expert_use()
@@ -237,8 +247,8 @@ def test_a_cap_holds_in_steps_that_decode_and_leaves_prompts_alone() -> None:
         for n in range(6):
             bench.submit(str(n), prompt(n, 20), 30)
         bench.wait_for_end(*map(str, range(6)))
-        decodes = [step.distinct_experts for step in bench.steps if step.prefill_tokens == 0]
-        prefills = [step.distinct_experts for step in bench.steps if step.prefill_tokens >= 40]
+        decodes = [step.distinct_experts for step in bench.steps if step.work.prefill_tokens == 0]
+        prefills = [step.distinct_experts for step in bench.steps if step.work.prefill_tokens >= 40]
     # Each token's own best may come on top of the cap.
     assert len(decodes) > 20
     assert sum(first for first, _ in decodes) / len(decodes) < 5

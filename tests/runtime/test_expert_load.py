@@ -19,14 +19,14 @@ def ran(dial: SimpleNamespace, *loads: list[int]) -> None:
     dial.load_LE += torch.tensor(loads, dtype=torch.int32)
 
 
-def test_a_step_gives_its_distinct_experts_by_layer_and_starts_the_next_from_nothing(
+def test_a_step_gives_its_slots_and_distinct_experts_by_layer_and_starts_the_next_from_nothing(
     dial: SimpleNamespace,
 ) -> None:
     load = ExpertLoad(dial)
     ran(dial, [3, 0, 1, 0], [0, 4, 0, 0])
-    assert load.step() == (2, 1)
+    assert load.step() == ((4, 4), (2, 1))
     ran(dial, [1, 1, 1, 1], [1, 0, 1, 0])
-    assert load.step() == (4, 2)
+    assert load.step() == ((4, 2), (4, 2))
 
 
 def test_the_use_is_the_mean_of_the_steps_and_the_busiest_expert_over_the_mean(
@@ -70,4 +70,4 @@ def test_what_ran_before_it_was_made_does_not_count(dial: SimpleNamespace) -> No
     ran(dial, [1, 1, 1, 1], [1, 1, 1, 0])
     load = ExpertLoad(dial)
     ran(dial, [1, 0, 0, 0], [1, 0, 0, 0])
-    assert load.step() == (1, 1)
+    assert load.step() == ((1, 1), (1, 1))

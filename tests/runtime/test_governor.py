@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from controller.config import SloPolicy, parse_policy
+from controller.profiles import write_profile
 from controller.signals import Device, Sample
 from runtime.governor import Governor
 from tests.fakes import profile
@@ -34,7 +35,7 @@ def heartbeat(replica: str, epoch: int) -> Sample:
 def run(tmp_path: Path) -> Run:
     """Runs a scenario with a fresh governor; gives its journal."""
     profile_file, journal = tmp_path / "profile.json", tmp_path / "journal.jsonl"
-    profile_file.write_text(profile().model_dump_json())
+    write_profile(profile(), profile_file)
 
     def scenario(body: Scenario) -> Path:
         async def main() -> None:

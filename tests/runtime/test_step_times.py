@@ -18,5 +18,7 @@ def test_a_decode_batch_is_whole_however_small_the_step(max_batch_tokens: int) -
     dial.install(Backend.EAGER, torch.arange(8)[None])
     with Bench(model, dial, max_batch_tokens) as bench:
         steps = bench.decode(16, np.random.default_rng(1))
-    whole = [step for step in steps if (step.prefill_tokens, step.decode_tokens) == (0, 16)]
+    whole = [
+        step for step in steps if (step.work.prefill_tokens, step.work.decode_tokens) == (0, 16)
+    ]
     assert len(whole) >= 2

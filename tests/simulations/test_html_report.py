@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from simulations.html_report import write_page
+from simulations.html_report import Rows, write_page
 
 PICTURE = b"\x89PNG\r\n\x1a\nnot really"
+ARMS = Rows(
+    "", ["", "static-full", "kprime"], [["attainment", "0.5", "1"], ["mean k'", "8", "3.25"]]
+)
 SCRIPT = "<script>alert('&\"')</script>"
 
 
@@ -41,9 +44,9 @@ def written(folder: Path, **changes: Any) -> str:  # noqa: ANN401  (any part of 
     content: dict[str, Any] = {
         "title": "One burst",
         "summary": "Twice served.",
-        "header": ["", "static-full", "kprime"],
-        "rows": [["attainment", "0.5", "1"], ["mean k'", "8", "3.25"]],
+        "tables": [ARMS, Rows("Rungs", ["k'"], [["4"]])],
         "facts": {"Trace": "a real one"},
+        "picture_shows": "Load",
     }
     page, picture = folder / "page.html", folder / "picture.png"
     picture.write_bytes(PICTURE)
@@ -51,12 +54,13 @@ def written(folder: Path, **changes: Any) -> str:  # noqa: ANN401  (any part of 
     return page.read_text(encoding="utf-8")
 
 
-def test_shows_title_summary_table_and_facts(tmp_path: Path) -> None:
+def test_shows_title_summary_tables_and_facts(tmp_path: Path) -> None:
     texts = Page(written(tmp_path)).texts
     assert texts["title"] == texts["h1"] == ["One burst"]
     assert texts["p"] == ["Twice served."]
-    assert texts["th"] == ["static-full", "kprime"]
-    assert texts["td"] == ["attainment", "0.5", "1", "mean k'", "8", "3.25"]
+    assert texts["th"] == ["static-full", "kprime", "k'"]
+    assert texts["td"] == ["attainment", "0.5", "1", "mean k'", "8", "3.25", "4"]
+    assert texts["h2"] == ["Rungs", "How it was measured"]
     assert (texts["dt"], texts["dd"]) == (["Trace"], ["a real one"])
 
 
@@ -78,11 +82,12 @@ def test_fetches_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "element"),
     [
+        ({"tables": [Rows("", [], []), Rows(SCRIPT, [], [])], "facts": {}}, "h2"),
         ({"title": SCRIPT}, "h1"),
         ({"title": SCRIPT}, "title"),
         ({"summary": SCRIPT}, "p"),
-        ({"header": [SCRIPT]}, "th"),
-        ({"rows": [[SCRIPT]]}, "td"),
+        ({"tables": [Rows("", [SCRIPT], [])]}, "th"),
+        ({"tables": [Rows("", [], [[SCRIPT]])]}, "td"),
         ({"facts": {SCRIPT: ""}}, "dt"),
         ({"facts": {"": SCRIPT}}, "dd"),
     ],
@@ -92,7 +97,7 @@ def test_whatever_it_is_given_stays_text(
 ) -> None:
     html = written(tmp_path, **changes)
     assert "<script" not in html
-    assert Page(html).texts[element] == [SCRIPT]
+    assert Page(html).texts[element][0] == SCRIPT
 
 
 def test_letters_beyond_ascii_survive(tmp_path: Path) -> None:

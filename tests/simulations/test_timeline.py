@@ -8,12 +8,12 @@ import pytest
 
 from controller.journal import FileJournal
 from controller.signals import Budget, Plan
-from simulations.timeline import Tick, read_ticks, recovery_s, switches_per_min
+from simulations.timeline import Tick, read_ticks, recovery_s, step_time_error, switches_per_min
 from tests.fakes import load
 
 
 def line(at_s: float, k: tuple[int, ...] = (8, 8), epoch: int = 1, waiting: int | None = 0) -> str:
-    load = {"at_s": at_s, "waiting_requests": waiting}
+    load = {"at_s": at_s, "waiting_requests": waiting, "step_time_error": None}
     budget = {"mean_k": sum(k) / len(k), "reason": "calm"}
     return json.dumps({"load": load, "budget": budget, "plan": {"epoch": epoch, "k": k}}) + "\n"
 
@@ -42,12 +42,19 @@ def test_no_journal_no_ticks() -> None:
     assert read_ticks([], 0, 10) == []
 
 
+def test_the_error_of_step_times_is_the_mean_of_what_was_known() -> None:
+    errors = (None, 0.1, 0.3)
+    known = [Tick(0.0, 8, 1, 0, "", error) for error in errors]
+    assert step_time_error(known) == pytest.approx(0.2)
+    assert step_time_error(known[:1]) is None
+
+
 def test_reads_what_the_controller_writes(tmp_path: Path) -> None:
-    seen = load(at_s=3.0, waiting_requests=4)
+    seen = load(at_s=3.0, waiting_requests=4, step_time_error=0.125)
     with closing(FileJournal(tmp_path / "journal.jsonl")) as journal:
         journal.write(seen, Budget(1.0, "burst"), Plan(2, (1,), quality=0.5))
     with (tmp_path / "journal.jsonl").open() as lines:
-        assert read_ticks(lines, 1.0, 5.0) == [Tick(2.0, 1.0, 2, 4, "burst")]
+        assert read_ticks(lines, 1.0, 5.0) == [Tick(2.0, 1.0, 2, 4, "burst", 0.125)]
 
 
 def test_switches_are_changes_of_the_plan_per_minute() -> None:

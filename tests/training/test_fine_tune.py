@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from runtime.calibrate import calibrate
 from runtime.checkpoint import load_checkpoint
 from runtime.evaluate import cut_windows, read_documents
+from runtime.ledger import Ledger
+from runtime.measurements import CHOOSING, MEASURING, Measurements
 from tests.training.families import FAMILIES
 from training.recipe import Recipe
 from training.train import train
@@ -96,10 +98,16 @@ def test_a_fine_tuned_checkpoint_can_be_calibrated(
 ) -> None:
     checkpoint = load_checkpoint(fine_tuned(start, chats, tmp_path))
     windows = cut_windows(read_documents(checkpoint, "The whale rose. " * 40), 16)
-    profile = calibrate(
-        checkpoint, *windows.split(3), [1, 2], max_batch_tokens=256, repeats=1, threads=1
+    measured = Measurements(
+        checkpoint,
+        dict(zip((CHOOSING, MEASURING), windows.split(3), strict=True)),
+        Ledger(tmp_path / "partial", {}),
+        threads=1,
+        max_batch_tokens=64,
     )
-    assert [rung.mean_k for rung in profile.rungs] == [1, 2]
+    profile = calibrate(measured, [1, 2], repeats=1, noise_bound=10.0)
+    assert profile.rungs[0].mean_k == 1
+    assert profile.rungs[-1].mean_k == 2
 
 
 def test_adapters_reach_attention_experts_and_routers_and_nothing_else(

@@ -1,0 +1,139 @@
+"""How long an engine step takes, from what it has to compute and the plan it runs under.
+
+Takes the work of a step and k' by layer, or what was counted when it ran; gives seconds. Fitted by
+`kprime calibrate`, a part of every profile.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from controller.signals import Correction, Step, Work
+
+REFERENCE_BATCH = 8  # requests that decode together, where one has to be named
+
+
+class Strict(BaseModel):
+    """A part of a profile: refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Layer(Strict):
+    """What a MoE layer's experts are."""
+
+    num_experts: PositiveInt
+    size: float = Field(gt=0)  # an expert's weights over those of one in the largest layer
+    spread: float = Field(gt=0, le=1)  # n tokens touch as many experts as n^spread strangers
+
+    def distinct(self, k: int, tokens: float) -> float:
+        """T: the experts that `tokens` tokens touch at `k` each, in the mean.
+
+        N (1 - (1 - k/N)^n) if tokens chose alone (arXiv 2511.02237 compares it with measurements);
+        tokens of one text do not, so fewer count.
+        """
+        if tokens <= 0:
+            return 0.0
+        share = min(1.0, k / self.num_experts)
+        missed: float = (1.0 - share) ** (tokens**self.spread)
+        return self.num_experts * (1.0 - missed)
+
+
+class Parts(NamedTuple):
+    """A step's seconds by what they are spent on, each with a multiplier in `Correction`."""
+
+    base_s: float
+    experts_s: float
+    rest_s: float  # what else grows with tokens and keys
+
+
+class StepTime(Strict):
+    """Seconds of a step of n tokens, layers l at k'_l with T_l distinct experts:
+
+        base + token * n + sum_l size_l * (expert * T_l + slot * n * k'_l)
+             + prefill_key * (keys read by prompts) + decode_key * (keys read by decoding requests)
+
+    `expert` is reading an expert's weights, what decode pays for; `slot` is multiplying by them,
+    what prefill pays for (arXiv 2511.02237, equation of a layer). T is measured where a step has
+    run, and from the layer's `spread` where it is planned.
+    """
+
+    base_s: float = Field(ge=0)
+    token_s: float = Field(ge=0)
+    expert_s: float = Field(ge=0)
+    slot_s: float = Field(ge=0)
+    prefill_key_s: float = Field(ge=0)
+    decode_key_s: float = Field(ge=0)
+    layers: tuple[Layer, ...] = Field(min_length=1)
+
+    def step_s(self, plan: Sequence[int], work: Work) -> float:
+        """Of a step to come."""
+        pairs = zip(self.layers, plan, strict=True)
+        distinct = [layer.distinct(k, work.tokens) for layer, k in pairs]
+        return sum(self._parts(work, [k * work.tokens for k in plan], distinct))
+
+    def ran_s(self, step: Step) -> float:
+        """What a step that ran should have taken."""
+        return sum(self.ran_parts(step))
+
+    def ran_parts(self, step: Step) -> Parts:
+        return self._parts(step.work, step.expert_slots, step.distinct_experts)
+
+    def corrected(self, correction: Correction) -> "StepTime":
+        """The same model with its parts multiplied."""
+        base, experts, rest = correction.base, correction.experts, correction.rest
+        return self.model_copy(
+            update={
+                "base_s": base * self.base_s,
+                "token_s": rest * self.token_s,
+                "expert_s": experts * self.expert_s,
+                "slot_s": experts * self.slot_s,
+                "prefill_key_s": rest * self.prefill_key_s,
+                "decode_key_s": rest * self.decode_key_s,
+            }
+        )
+
+    def layer_s(self, layer: int, k: int, tokens: float) -> float:
+        """A layer's share of a step: what is saved with it at k' = 0."""
+        this = self.layers[layer]
+        return this.size * (self.expert_s * this.distinct(k, tokens) + self.slot_s * k * tokens)
+
+    def prompt_s(self, plan: Sequence[int], prompt_tokens: float, chunk_tokens: int) -> float:
+        """Engine time of a prompt in full chunks; its last one counts by its share."""
+        keys = chunk_tokens * (prompt_tokens + 1) / 2  # a token reads those before it, and itself
+        return prompt_tokens / chunk_tokens * self.step_s(plan, Work(chunk_tokens, 0, keys, 0))
+
+    def decode_s(self, plan: Sequence[int], context_tokens: float, batch: float) -> float:
+        """A step of so many requests that decode."""
+        return self.step_s(plan, Work(0, batch, 0, batch * context_tokens))
+
+    def decode_token_s(self, plan: Sequence[int], context_tokens: float) -> float:
+        """What one more decoding request adds to a step, where about a dozen decode already."""
+        twice, once = (
+            self.decode_s(plan, context_tokens, batch)
+            for batch in (2 * REFERENCE_BATCH, REFERENCE_BATCH)
+        )
+        return (twice - once) / REFERENCE_BATCH
+
+    def request_s(
+        self, plan: Sequence[int], prompt_tokens: float, output_tokens: float, chunk_tokens: int
+    ) -> float:
+        """Engine time that one more request takes of a busy engine: its prompt in full chunks, and
+        what it adds to the steps of those that decode.
+        """
+        context = prompt_tokens + output_tokens / 2
+        prompt_s = self.prompt_s(plan, prompt_tokens, chunk_tokens)
+        return prompt_s + output_tokens * self.decode_token_s(plan, context)
+
+    def _parts(self, work: Work, slots: Sequence[float], distinct: Sequence[float]) -> Parts:
+        experts_s = sum(
+            layer.size * (self.expert_s * touched + self.slot_s * ran)
+            for layer, touched, ran in zip(self.layers, distinct, slots, strict=True)
+        )
+        rest_s = (
+            self.token_s * work.tokens
+            + self.prefill_key_s * work.prefill_keys
+            + self.decode_key_s * work.decode_keys
+        )
+        return Parts(self.base_s, experts_s, rest_s)
