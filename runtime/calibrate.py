@@ -168,7 +168,7 @@ def _fit(timings: Timings, max_batch_tokens: int) -> StepTime:
 
 def _sensitivity(measured: Measurements, chosen: Candidates) -> Sensitivity:
     plans = []
-    for k in (k for k in chosen.ks if k < chosen.full_k):
+    for k in (k for k in chosen.ks if chosen.ks[0] < k < chosen.full_k):
         for way in chosen.losses:
             plan, uniform = chosen.instead_of(k, way), chosen.uniform(k)
             over = difference(nll(measured, plan), nll(measured, uniform))
