@@ -42,8 +42,8 @@ def prefill_sizes(max_batch_tokens: int) -> list[int]:
 
 
 def decode_batches(max_batch_tokens: int) -> list[int]:
-    """Those that leave half of a step to the prompts of the last to join."""
-    return [batch for batch in DECODE_BATCHES if batch <= max_batch_tokens // 2]
+    """Those that leave most of a step to the prompts of the last to join."""
+    return [batch for batch in DECODE_BATCHES if batch <= max_batch_tokens // 4]
 
 
 def is_held_out(shape: Shape, max_batch_tokens: int) -> bool:
