@@ -35,6 +35,7 @@ def profile_here(console: Console, checkpoint: Path, profile_file: Path) -> Path
     console.print(f"the profile was made on {profile.machine}; this is {here}")
     RESCALED.mkdir(parents=True, exist_ok=True)
     arguments = ["--checkpoint", checkpoint, "--rescale", profile_file, "--out", rescaled]
+    arguments += ["--threads", profile.machine.threads]
     command = [sys.executable, "-m", "commands.main", "calibrate", *map(str, arguments)]
     with console.status("probing step times for 20 s"):
         probe = subprocess.run(command, capture_output=True, text=True, check=False)
