@@ -5,13 +5,15 @@ each part. Knows no clock and no profile.
 """
 
 import math
+from collections.abc import Sequence
 
 from controller.signals import Correction
 from controller.step_time import Parts
 
 MEMORY_S = 5.0  # of predicted engine time
-START_S = 0.2  # of steps that ran as predicted, which it starts as if it had seen
+START_S = 0.25  # of steps that ran as predicted, which it starts as if it had seen
 COMMON_S = 0.02  # of steps: the weight of "all parts alike" where the steps cannot tell
+SWEEPS = 50  # of coordinate descent, where a bound holds
 SURPRISE = 2.0  # a step counts as no more than this many times faster or slower than expected
 LOWEST, HIGHEST = 0.25, 4.0
 
@@ -36,8 +38,8 @@ class RecursiveCorrection:
     same. Idleness neither adds nor forgets: only steps move the clock. y is clipped around what was
     expected, so that a stalled step counts as a slow one.
 
-    m is kept by one sweep of coordinate descent a step, which starts from the last m, keeps the
-    bounds exactly and needs no inverse; `common` keeps R definite, so it converges.
+    `common` keeps R definite: three equations have one solution. Where it is out of bounds,
+    coordinate descent finds the best within them.
     """
 
     def __init__(self) -> None:
@@ -52,24 +54,49 @@ class RecursiveCorrection:
     def expected_s(self, parts: Parts) -> float:
         return sum(m * part for m, part in zip(self._m, parts, strict=True))
 
-    def learn(self, parts: Parts, duration_s: float) -> None:
-        """A step of these parts took so long."""
-        predicted_s, expected_s = sum(parts), self.expected_s(parts)
-        if predicted_s == 0:  # a model without a base, a step without tokens
+    def learn(self, steps: Sequence[tuple[Parts, float]]) -> None:
+        """Steps of one heartbeat, by their parts and the seconds they took; they fade together."""
+        # A model without a base may expect nothing of a step without tokens.
+        known = [(parts, sum(parts), duration_s) for parts, duration_s in steps if sum(parts) > 0]
+        if not known:
             return
-        took_s = min(max(duration_s, expected_s / SURPRISE), expected_s * SURPRISE)
-        forget = math.exp(-predicted_s / MEMORY_S)
-        shares = [part / predicted_s for part in parts]
-        for i, share in enumerate(shares):
-            self._b[i] = forget * self._b[i] + took_s * share
-            for j, other in enumerate(shares):
-                self._r[i][j] = forget * self._r[i][j] + predicted_s * share * other
-        self._descend()
+        forget = math.exp(-sum(predicted_s for _, predicted_s, _ in known) / MEMORY_S)
+        self._b = [forget * each for each in self._b]
+        self._r = [[forget * each for each in row] for row in self._r]
+        for parts, predicted_s, duration_s in known:
+            expected_s = self.expected_s(parts)
+            took = min(max(duration_s, expected_s / SURPRISE), expected_s * SURPRISE) / predicted_s
+            for b, row, part in zip(range(3), self._r, parts, strict=True):
+                self._b[b] += took * part
+                for column, other in enumerate(parts):
+                    row[column] += part * other / predicted_s
+        self._m = self._solve()
 
-    def _descend(self) -> None:
+    def _solve(self) -> list[float]:
+        """The minimum over all m; where that is out of bounds, coordinate descent within them."""
         common = sum(self._b) / sum(map(sum, self._r))
-        for i, row in enumerate(self._r):
-            slope = self._b[i] - sum(r * m for r, m in zip(row, self._m, strict=True))
-            slope += COMMON_S * (common - self._m[i])
-            m = self._m[i] + slope / (row[i] + COMMON_S)
-            self._m[i] = min(max(m, LOWEST), HIGHEST)
+        rows = [
+            [each + COMMON_S * (i == j) for j, each in enumerate(row)]
+            for i, row in enumerate(self._r)
+        ]
+        right = [each + COMMON_S * common for each in self._b]
+        m = _eliminate(rows, right)
+        if all(LOWEST <= each <= HIGHEST for each in m):
+            return m
+        for _ in range(SWEEPS):
+            for i, row in enumerate(rows):
+                rest = sum(r * each for r, each in zip(row, m, strict=True)) - row[i] * m[i]
+                m[i] = min(max((right[i] - rest) / row[i], LOWEST), HIGHEST)
+        return m
+
+
+def _eliminate(rows: list[list[float]], right: list[float]) -> list[float]:
+    """Three equations; the matrix is positive definite, so no pivot is small."""
+    (a, b, c), (_, d, e), (_, _, f) = rows
+    b_a, c_a = b / a, c / a
+    d, e, f = d - b * b_a, e - b * c_a, f - c * c_a
+    y = right[1] - right[0] * b_a
+    e_d = e / d
+    z = (right[2] - right[0] * c_a - y * e_d) / (f - e * e_d)
+    y = (y - e * z) / d
+    return [(right[0] - b * y - c * z) / a, y, z]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from controller.averages import DecayingMean, DecayingRatio, RecentRatio, Window
+from controller.averages import DecayingMean, DecayingRatio, RecentQuantiles, RecentRatio
 from controller.correction import RecursiveCorrection
 from controller.profiles import Profile
 from controller.signals import Device, Load, Sample, Step
@@ -34,8 +34,8 @@ class Estimator:
         self._output_tokens = DecayingRatio(memory=20.0)
         self._correction = RecursiveCorrection()
         self._step_time_error = RecentRatio(ERROR_WINDOW_S)
-        self._ttfts_s = Window(LATENCY_WINDOW_S)
-        self._tpots_s = Window(LATENCY_WINDOW_S)
+        self._ttfts_s = RecentQuantiles(LATENCY_WINDOW_S)
+        self._tpots_s = RecentQuantiles(LATENCY_WINDOW_S)
 
     def record(self, sample: Sample, now_s: float) -> None:
         """Take one replica's heartbeat."""
@@ -105,8 +105,7 @@ class Estimator:
         expected_s = sum(self._correction.expected_s(parts) for parts, _ in counted)
         took_s = sum(duration_s for _, duration_s in counted)
         self._step_time_error.add(abs(expected_s - took_s), took_s, now_s)
-        for parts, duration_s in counted:
-            self._correction.learn(parts, duration_s)
+        self._correction.learn(counted)
 
     def _advance_rates(self, now_s: float, heard: bool) -> None:
         """Silence is not a rate of zero: without a fresh replica the rates stay as they were."""

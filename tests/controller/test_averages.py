@@ -1,10 +1,11 @@
 """Means that fade with time, ratios that fade with use, and windows."""
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import approx
 
-from controller.averages import DecayingMean, DecayingRatio, RecentRatio, Window
+from controller.averages import DecayingMean, DecayingRatio, RecentQuantiles, RecentRatio
 
 
 def test_a_mean_of_nothing_is_unknown() -> None:
@@ -63,29 +64,37 @@ def test_a_ratio_forgets_by_what_came_after() -> None:
     assert ratio.value == approx(3.0, abs=0.001)
 
 
-def test_a_window_holds_what_is_no_older_than_its_span() -> None:
-    window = Window(span_s=10.0)
-    window.add(5.0, now_s=0.0)
-    window.add(1.0, now_s=1.0)
-    assert window.quantile(1.0, now_s=10.0) == 5.0
-    assert window.quantile(1.0, now_s=10.5) == 1.0
-    assert window.quantile(1.0, now_s=11.5) is None
-
-
-def test_a_quantile_is_a_value_that_was_seen() -> None:
-    window = Window(span_s=10.0)
-    for value in (4.0, 1.0, 3.0, 2.0):
-        window.add(value, now_s=0.0)
-    assert window.quantile(0.25, now_s=0.0) == 1.0
-    assert window.quantile(0.5, now_s=0.0) == 2.0
-    assert window.quantile(0.51, now_s=0.0) == 3.0
-    assert window.quantile(0.95, now_s=0.0) == 4.0
+def test_quantiles_are_of_what_is_no_older_than_the_span() -> None:
+    recent = RecentQuantiles(span_s=10.0)
+    recent.add(5.0, now_s=0.0)
+    recent.add(1.0, now_s=1.0)
+    assert recent.quantile(1.0, now_s=10.0) == approx(5.0, rel=0.01)
+    assert recent.quantile(1.0, now_s=10.5) == approx(1.0, rel=0.01)
+    assert recent.quantile(1.0, now_s=11.5) is None
 
 
 def test_one_value_is_every_quantile() -> None:
-    window = Window(span_s=10.0)
-    window.add(4.0, now_s=0.0)
-    assert window.quantile(0.01, now_s=0.0) == window.quantile(1.0, now_s=0.0) == 4.0
+    recent = RecentQuantiles(span_s=10.0)
+    recent.add(4.0, now_s=0.0)
+    assert [recent.quantile(q, now_s=0.0) for q in (0.01, 1.0)] == approx([4.0, 4.0], rel=0.01)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 9.9), st.floats(1e-4, 1e3)), min_size=1),
+    st.sampled_from([0.5, 0.9, 0.95, 0.99]),
+)
+def test_a_quantile_is_within_a_hundredth_of_a_value_that_has_that_rank(
+    dated: list[tuple[float, float]], share: float
+) -> None:
+    recent = RecentQuantiles(span_s=10.0)
+    for now_s, value in sorted(dated):
+        recent.add(value, now_s)
+    values = [value for _, value in dated]
+    low, high = (np.quantile(values, share, method=method) for method in ("lower", "higher"))
+    found = recent.quantile(share, now_s=9.9)
+    assert found is not None
+    assert 0.99 * low - 1e-9 <= found <= 1.011 * high + 1e-9
 
 
 stretches = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(1e-3, 1e3)), min_size=1)

@@ -30,7 +30,7 @@ def varied(random_: random.Random) -> Parts:
 def learnt(steps: list[tuple[Parts, float]]) -> RecursiveCorrection:
     correction = RecursiveCorrection()
     for parts, duration_s in steps:
-        correction.learn(parts, duration_s)
+        correction.learn([(parts, duration_s)])
     return correction
 
 
@@ -50,7 +50,7 @@ def test_known_multipliers_come_out_of_noisy_steps() -> None:
     for _ in range(5000):
         parts = varied(random_)
         noise = math.exp(random_.gauss(0, 0.05))
-        correction.learn(parts, noise * seconds(parts, 2.0, 1.5, 0.8))
+        correction.learn([(parts, noise * seconds(parts, 2.0, 1.5, 0.8))])
     assert astuple(correction.value) == approx((2.0, 1.5, 0.8), rel=0.1)
 
 
@@ -60,13 +60,13 @@ def test_a_change_is_learnt_within_seconds_of_engine_time() -> None:
     for multiplier, num_steps in ((1.0, 2000), (3.0, 3000)):
         for _ in range(num_steps):
             parts = varied(random_)
-            correction.learn(parts, multiplier * sum(parts))
+            correction.learn([(parts, multiplier * sum(parts))])
     assert astuple(correction.value) == approx((3.0, 3.0, 3.0), abs=0.1)
 
 
 def test_a_stalled_step_hardly_moves_it() -> None:
     correction = learnt([(DECODE, 0.004)] * 1000)
-    correction.learn(DECODE, 0.05)
+    correction.learn([(DECODE, 0.05)])
     assert correction.expected_s(DECODE) == approx(0.004, rel=0.002)
     assert astuple(correction.value) == approx((1, 1, 1), abs=0.01)
 
@@ -94,11 +94,11 @@ def test_what_no_longer_runs_goes_back_to_the_common_ratio() -> None:
     correction = RecursiveCorrection()
     for _ in range(3000):
         parts = varied(random_)
-        correction.learn(parts, seconds(parts, 3.0, 1.0, 1.0))
+        correction.learn([(parts, seconds(parts, 3.0, 1.0, 1.0))])
     assert correction.value.base > 2.0
     without_base = Parts(0.0, 0.003, 0.001)
     for _ in range(20_000):
-        correction.learn(without_base, 0.004)
+        correction.learn([(without_base, 0.004)])
     assert astuple(correction.value) == approx((1, 1, 1), abs=0.01)
 
 
@@ -108,7 +108,7 @@ def test_steady_load_does_not_wind_it_up() -> None:
     correction = RecursiveCorrection()
     seen = []
     for number in range(100_000):
-        correction.learn(DECODE, 0.004 * math.exp(random_.gauss(0, 0.2)))
+        correction.learn([(DECODE, 0.004 * math.exp(random_.gauss(0, 0.2)))])
         if number >= 90_000:
             seen.append(astuple(correction.value))
     for multipliers in zip(*seen, strict=True):
@@ -151,5 +151,5 @@ def test_steps_that_are_all_as_much_slower_lead_to_that_ratio(
 ) -> None:
     correction = learnt(before)
     for _ in range(10_000):  # 200 s of prefill and of decoding
-        correction.learn(PREFILL, ratio * 0.02)
+        correction.learn([(PREFILL, ratio * 0.02)])
     assert correction.expected_s(PREFILL) == approx(ratio * 0.02, rel=0.01)
