@@ -52,8 +52,15 @@ class Device:
     gpu_busy: float | None = None  # 0..1
     gpu_memory_used: float | None = None  # 0..1
     gpu_power_w: float | None = None
-    gpu_throttled: bool | None = None
+    gpu_sm_clock_mhz: float | None = None
+    gpu_clock_reasons: tuple[str, ...] | None = None  # why the clock is not higher, slowdown or not
+    gpu_throttled: bool | None = None  # one of them is a slowdown of a GPU that has work
+    gpu_own_busy: float | None = None  # 0..1, by this process alone
+    gpu_own_memory_bytes: int | None = None
+    gpu_sm_busy: float | None = None  # 0..1, share of the SMs, by the GPU's own counters
+    gpu_dram_busy: float | None = None  # 0..1, share of the memory bandwidth, likewise
     host_cpu_busy: float | None = None  # 0..1, all cores
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # field that is None -> why
 
 
 @dataclass(frozen=True, slots=True)
