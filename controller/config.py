@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NumExperts = Annotated[int, Field(ge=1)]
+PolicyName = Literal["predictive", "ladder", "fixed", "aimd", "gradient", "pid", "slackfit", "lp"]
 
 
 class _Section(BaseModel):
@@ -60,8 +61,8 @@ class Experts(_Section):
 
 
 class PolicyChoice(_Section):
-    name: Literal["predictive", "ladder", "fixed"] = Field(
-        description="who chooses k': predictive, ladder or fixed"
+    name: PolicyName = Field(
+        description="who chooses k': predictive, ladder, fixed, aimd, gradient, pid, slackfit or lp"
     )
     k: NumExperts | None = Field(
         default=None, description="the constant k' of fixed, within floor..ceiling"
@@ -137,6 +138,10 @@ class SloPolicy(_Section):
     policy: PolicyChoice = Field(description="who chooses k' within the bounds")
     guard: Guard = Field(default=Guard(), description="what keeps k' from flapping")
     cadence: Cadence = Field(default=Cadence(), description="how often, and how late")
+    mode: Literal["act", "dry-run"] = Field(
+        default="act",
+        description="act, or dry-run: k' is decided and journalled, and replicas keep the safe one",
+    )
 
     @field_validator("version")
     @classmethod
@@ -153,6 +158,11 @@ class SloPolicy(_Section):
             bounds = f"({experts.floor}..{experts.ceiling})"
             raise _refusal(f"should be within floor..ceiling {bounds}", k=policy.k)
         return policy
+
+    @property
+    def dry_run_k(self) -> int | None:
+        """The k' that is served whatever is decided; None if decisions count."""
+        return self.experts.safe if self.mode == "dry-run" else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,14 @@ class Guarded:
         self._ceiling = ceiling
         self._dwell_s = dwell_s
         self._tolerance = tolerance
+        self._last: Load | None = None
         self._changed_at_s = float("-inf")
 
     def decide(self, load: Load) -> Budget:
+        # Seen in what runs: a budget between two rungs may have changed nothing.
+        if self._last is not None and load.mean_k != self._last.mean_k:
+            self._changed_at_s = self._last.at_s
+        self._last = load
         held = self._clip(load.mean_k)  # a stricter SLO policy may have come meanwhile
         if load.replicas == 0:
             return Budget(held, "no fresh sample: hold")
@@ -38,8 +43,6 @@ class Guarded:
         mean_k = self._clip(wish.mean_k)
         if objection := self._objection(mean_k, held, load):
             return Budget(held, f"{objection}; wanted {mean_k:g} ({wish.reason})")
-        if mean_k != load.mean_k:
-            self._changed_at_s = load.at_s
         clipped = "" if mean_k == wish.mean_k else f"clipped from {wish.mean_k:g}: "
         return Budget(mean_k, clipped + wish.reason)
 

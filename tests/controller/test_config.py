@@ -59,9 +59,10 @@ def test_a_fixed_policy_holds_its_k() -> None:
     assert (policy.policy.name, policy.policy.k) == ("fixed", 4)
 
 
-def test_the_ladder_takes_no_k() -> None:
-    assert parse_policy(changed("policy.name", "ladder")).policy.name == "ladder"
-    outside = problems(changed("policy", {"name": "ladder", "k": 4}))
+@pytest.mark.parametrize("name", ["ladder", "aimd", "gradient", "pid", "slackfit", "lp"])
+def test_only_the_fixed_policy_takes_a_k(name: str) -> None:
+    assert parse_policy(changed("policy.name", name)).policy.name == name
+    outside = problems(changed("policy", {"name": name, "k": 4}))
     left_out = "should be left out: only the policy named fixed takes k, given 4"
     assert outside == {"policy.k": left_out}
 
@@ -83,7 +84,12 @@ def test_the_ladder_takes_no_k() -> None:
         ("experts.floor", 1.0, "should be a valid integer, given 1.0"),
         ("experts.ceiling", 0, "should be greater than or equal to 1, given 0"),
         ("experts.safe", 9, "should be within floor..ceiling (1..8), given 9"),
-        ("policy.name", "fast", "should be 'predictive', 'ladder' or 'fixed', given 'fast'"),
+        (
+            "policy.name",
+            "fast",
+            "should be 'predictive', 'ladder', 'fixed', 'aimd', 'gradient', 'pid', 'slackfit' "
+            "or 'lp', given 'fast'",
+        ),
         ("policy.k", 8, "should be left out: only the policy named fixed takes k, given 8"),
         ("guard.dwell_s", -1.0, "should be greater than 0, given -1.0"),
         ("guard.tolerance", math.inf, "should be a finite number, given inf"),
@@ -133,7 +139,7 @@ def test_an_unknown_key_is_named_with_the_closest_one() -> None:
         "did you mean ceiling?"
     }
     assert problems(changed("zzz", 8)) == {
-        "zzz": "is not a known key, accepted: version, slo, experts, policy, guard, cadence"
+        "zzz": "is not a known key, accepted: version, slo, experts, policy, guard, cadence, mode"
     }
 
 
@@ -211,3 +217,12 @@ def test_any_plain_data_gives_a_policy_or_a_list_of_problems(key: str, value: ob
         assert error.problems and str(error)
     else:
         assert policy.experts.floor <= policy.experts.safe <= policy.experts.ceiling
+
+
+def test_k_is_served_as_decided_unless_it_is_a_dry_run() -> None:
+    assert parse_policy(MINIMAL).dry_run_k is None
+    experts = {"floor": 1, "ceiling": 8, "safe": 4}
+    dry = parse_policy(MINIMAL | {"experts": experts, "mode": "dry-run"})
+    assert (dry.mode, dry.dry_run_k) == ("dry-run", 4)
+    wrong = {"mode": "should be 'act' or 'dry-run', given 'dry'"}
+    assert problems(MINIMAL | {"mode": "dry"}) == wrong

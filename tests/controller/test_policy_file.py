@@ -69,10 +69,11 @@ def test_every_problem_has_its_line_in_the_order_of_the_file(tmp_path: Path) -> 
     content = VALID.replace("floor: 1", "floor: 9").replace("name: p", "nmae: p") + "guards: 3\n"
     assert complaints(tmp_path, content) == [
         "5: experts.ceiling: should be at least floor (9), given 8",
-        "6: policy.name: is missing: who chooses k': predictive, ladder or fixed",
+        "6: policy.name: is missing: who chooses k': predictive, ladder, fixed, aimd, "
+        "gradient, pid, slackfit or lp",
         "7: policy.nmae: is not a known key, accepted: name, k; did you mean name?",
-        "8: guards: is not a known key, accepted: version, slo, experts, policy, guard, cadence; "
-        "did you mean guard?",
+        "8: guards: is not a known key, accepted: version, slo, experts, policy, guard, cadence, "
+        "mode; did you mean guard?",
     ]
 
 

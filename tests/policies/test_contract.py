@@ -1,5 +1,6 @@
-"""What every policy keeps to, whatever the load, and what the predictive one adds."""
+"""What every policy keeps to, whatever the load, guarded and bare."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
@@ -10,23 +11,39 @@ from hypothesis import strategies as st
 import policies
 from controller.config import PolicyChoice, SloPolicy
 from controller.policy import Policy
+from controller.profiles import Profile
 from controller.signals import Correction, Load
+from policies.gradient import MinRttGradient
 from policies.predictive import Predictive
 from tests.fakes import Running, profile, slo_policy
+from tests.fakes import load as quiet
 
-on_a_busy_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-every_policy = pytest.mark.parametrize("name", sorted(policies.POLICIES))
+# Immutable, and most of the time that these tests would take.
+PROFILE = profile()
+
+# Bare and guarded; also those that no SLO policy names.
+MADE: dict[str, Callable[[SloPolicy, Profile], Policy]] = {
+    **policies.POLICIES,
+    **{f"guarded {name}": policies.build for name in policies.POLICIES},
+    "predictive alone": Predictive.from_slo_policy,
+    "minRTT": MinRttGradient.from_slo_policy,
+}
+
+# There are many policies: of few examples each, as many together as a default run makes.
+on_a_busy_machine = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+every_policy = pytest.mark.parametrize("name", sorted(MADE))
 
 
-def chosen(name: str, floor: int = 1, ceiling: int = 8) -> SloPolicy:
-    return slo_policy(
+def made(name: str, floor: int = 1, ceiling: int = 8) -> Policy:
+    named = name.removeprefix("guarded ")
+    choice = {"name": named if named in policies.POLICIES else "ladder"}
+    slo = slo_policy(
         experts={"floor": floor, "ceiling": ceiling},
-        policy={"name": name, "k": ceiling} if name == "fixed" else {"name": name},
+        policy=choice | ({"k": ceiling} if named == "fixed" else {}),
     )
-
-
-def built(name: str, start_k: float = 8.0) -> Policy:
-    return Running(policies.build(chosen(name), profile()), start_k)
+    return MADE[name](slo, PROFILE)
 
 
 def unless_unknown(numbers: st.SearchStrategy[float]) -> st.SearchStrategy[float | None]:
@@ -62,13 +79,13 @@ loads = st.builds(
     gpu_throttled=st.none() | st.booleans(),
     host_cpu_busy=unless_unknown(shares),
 )
-light_loads = st.builds(
+busy_loads = st.builds(
     Load,
     at_s=st.just(0.0),
     mean_k=st.just(8.0),
     replicas=st.integers(1, 4),
     worst_waiting_tokens=st.integers(0, 6000),
-    running_requests=st.integers(0, 40),
+    running_requests=st.integers(1, 40),
     oldest_wait_s=st.floats(0, 1),
     arrival_rps=st.floats(0, 50),
     arrival_rps_sustained=st.floats(0, 50),
@@ -76,14 +93,29 @@ light_loads = st.builds(
     output_tokens=st.floats(1, 50),
     correction=corrections,
     step_time_error=st.floats(0, 0.5),
+    ttft_p95_s=st.floats(0, 2),
+    tpot_p95_s=st.floats(0, 0.2),
 )
+# What makes a load heavier: each of these grows by as much.
+burdens = st.fixed_dictionaries(
+    {
+        "worst_waiting_tokens": st.integers(0, 6000),
+        "running_requests": st.integers(0, 400),
+        "oldest_wait_s": st.floats(0, 3),
+        "arrival_rps": st.floats(0, 50),
+        "arrival_rps_sustained": st.floats(0, 50),
+        "ttft_p95_s": st.floats(0, 3),
+        "tpot_p95_s": st.floats(0, 0.3),
+    }
+)
+rungs = st.sampled_from([1.0, 2.0, 4.0, 8.0])
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Load]:
     """Loads whose clock goes forward."""
     at_s, history = 0.0, []
-    for load in draw(st.lists(loads | light_loads, max_size=12)):
+    for load in draw(st.lists(loads | busy_loads, max_size=12)):
         at_s += draw(st.sampled_from([0.1, 0.2, 1.0, 30.0]))
         history.append(replace(load, at_s=at_s))
     return history
@@ -100,23 +132,35 @@ def test_a_budget_is_within_bounds_and_has_a_reason(
     name: str, history: list[Load], bounds: tuple[int, int]
 ) -> None:
     floor, ceiling = bounds
-    policy = Running(policies.build(chosen(name, floor, ceiling), profile()), floor)
+    policy = Running(made(name, floor, ceiling), floor)
     for load in history:
         budget = policy.decide(load)
         assert floor <= budget.mean_k <= ceiling
         assert budget.reason
 
 
-@every_policy
+# Bare fixed is exempt: it knows no load, and asks for its k' also where another one runs.
+@pytest.mark.parametrize("name", sorted(MADE.keys() - {"fixed"}))
 @on_a_busy_machine
-@given(history=histories(), start_k=st.sampled_from([1.0, 2.0, 4.0, 8.0]))
+@given(history=histories(), runs_k=rungs)
 def test_without_a_fresh_sample_nothing_moves(
-    name: str, history: list[Load], start_k: float
+    name: str, history: list[Load], runs_k: float
 ) -> None:
-    policy, before = built(name, start_k), start_k
+    policy = made(name)
     for load in history:
-        assert policy.decide(replace(load, replicas=0)).mean_k == before
-        before = policy.decide(load).mean_k
+        policy.decide(load)
+        assert policy.decide(Load(load.at_s, runs_k, replicas=0)).mean_k == runs_k
+
+
+# Guarded fixed as well: a fresh sample is all that it waits for.
+@pytest.mark.parametrize("name", sorted(MADE.keys() - {"fixed", "guarded fixed"}))
+@on_a_busy_machine
+@given(history=histories(), runs_k=rungs)
+def test_nor_where_fresh_samples_say_nothing(name: str, history: list[Load], runs_k: float) -> None:
+    policy = made(name)
+    for load in history:
+        policy.decide(load)
+        assert policy.decide(Load(load.at_s, runs_k, replicas=2)).mean_k == runs_k
 
 
 @every_policy
@@ -125,26 +169,66 @@ def test_without_a_fresh_sample_nothing_moves(
 def test_the_same_loads_in_the_same_order_give_the_same_budgets(
     name: str, history: list[Load]
 ) -> None:
-    first, second = built(name), built(name)
+    first, second = Running(made(name), 8.0), Running(made(name), 8.0)
     assert [first.decide(load) for load in history] == [second.decide(load) for load in history]
 
 
-def predicted_k(load: Load) -> float:
-    """Of a predictive policy that has seen nothing else."""
-    return Predictive.from_slo_policy(chosen("predictive"), profile()).decide(load).mean_k
+def after_some_quiet(name: str, runs_k: float) -> Policy:
+    """In the state that two decisions at an easy load leave.
+
+    No policy is exempt, but from a blank state some are trivially monotone: pid takes over at what
+    runs, the gradients have no long latency yet, the ladder waits for a window's tokens.
+    """
+    policy = made(name)
+    for at_s in (-10.0, -5.0):
+        policy.decide(
+            quiet(at_s=at_s, mean_k=runs_k, running_requests=1, ttft_p95_s=0.1, tpot_p95_s=0.01)
+        )
+    return policy
 
 
+# One decision: over several, a policy that had cut may have recovered while another still waits.
+# All loads are busy ones: idle is not lighter but unknown, and holds whatever runs.
+@every_policy
 @on_a_busy_machine
-@given(load=light_loads, more=st.integers(0, 6000))
-def test_a_heavier_backlog_never_gives_more_experts(load: Load, more: int) -> None:
-    assert load.worst_waiting_tokens is not None
-    heavier = replace(load, worst_waiting_tokens=load.worst_waiting_tokens + more)
-    assert predicted_k(heavier) <= predicted_k(load)
+@given(lighter=busy_loads, more=burdens, runs_k=rungs)
+def test_a_heavier_load_never_gives_more_experts(
+    name: str, lighter: Load, more: dict[str, float], runs_k: float
+) -> None:
+    lighter = replace(lighter, mean_k=runs_k)
+    heavier = replace(lighter, **{key: getattr(lighter, key) + by for key, by in more.items()})
+    least = after_some_quiet(name, runs_k).decide(heavier).mean_k
+    assert least <= after_some_quiet(name, runs_k).decide(lighter).mean_k
 
 
-@on_a_busy_machine
-@given(load=light_loads, more=st.floats(0, 50))
-def test_a_higher_arrival_rate_never_gives_more_experts(load: Load, more: float) -> None:
-    assert load.arrival_rps is not None
-    heavier = replace(load, arrival_rps=load.arrival_rps + more)
-    assert predicted_k(heavier) <= predicted_k(load)
+# What each looks at, so that none is monotone by looking at nothing: heavier by this alone, and k'
+# falls. Fixed is exempt: it looks at nothing.
+@pytest.mark.parametrize(
+    ("name", "heavy"),
+    [
+        ("aimd", {"ttft_p95_s": 1.2}),
+        ("aimd", {"tpot_p95_s": 0.12}),
+        ("gradient", {"oldest_wait_s": 2.0}),
+        ("gradient", {"tpot_p95_s": 0.2}),
+        ("ladder", {"oldest_wait_s": 1.2}),
+        ("ladder", {"tpot_p95_s": 0.12}),
+        ("lp", {"arrival_rps": 10.0}),
+        ("lp", {"arrival_rps_sustained": 10.0}),
+        ("minRTT", {"oldest_wait_s": 2.0}),
+        ("minRTT", {"tpot_p95_s": 0.2}),
+        ("pid", {"worst_waiting_tokens": 2000}),
+        ("pid", {"oldest_wait_s": 2.0}),
+        ("pid", {"ttft_p95_s": 2.0}),
+        ("pid", {"tpot_p95_s": 0.2}),
+        ("predictive", {"worst_waiting_tokens": 2000}),
+        ("predictive", {"arrival_rps": 20.0}),
+        ("predictive", {"running_requests": 200}),
+        ("slackfit", {"worst_waiting_tokens": 2000}),
+        ("slackfit", {"oldest_wait_s": 1.2}),
+        ("slackfit", {"running_requests": 200}),
+    ],
+)
+def test_what_a_policy_looks_at_takes_experts(name: str, heavy: dict[str, float]) -> None:
+    easy = quiet(running_requests=1, ttft_p95_s=0.1, tpot_p95_s=0.01)
+    assert after_some_quiet(name, 8.0).decide(easy).mean_k == 8
+    assert after_some_quiet(name, 8.0).decide(replace(easy, **heavy)).mean_k < 8

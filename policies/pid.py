@@ -1,0 +1,109 @@
+"""Control theory's policy: what the queue foretells, corrected by how late answers are."""
+
+from controller.config import SloPolicy
+from controller.profiles import Profile
+from controller.signals import Budget, Correction, Load
+from policies.rungs import rungs_within, span_within
+
+
+class Pid:
+    """Feed-forward and PI on the dimmer u, after Brownout (Klein et al., ICSE'14; the gains are
+    those of brownout-lb-simulator's queue feed-forward variant, re-implemented):
+
+        mean k' = lowest + u (highest - lowest)                u in 0..1
+        u  = clamp(ff + Kp e + I, 0, 1)
+        ff = clamp((TTFT objective - D(lowest)) / (D(highest) - D(lowest)), 0, 1)
+        e  = 1 - max(TTFT / objective, TPOT p95 / objective)
+        I <- I + Ki e dt
+
+    D(rung) is how long the longest backlog of a replica takes at that rung's prompt rate, by the
+    corrected profile. TTFT is p95 or the oldest wait, whichever is longer: the wait is a TTFT that
+    is not over. Their ff takes the floor's time for next to nothing, and a low rung's is not. They
+    mix in a tenth of the last u, by periods and not by seconds: left out. So is their D (0.1): p95
+    of a window moves in jumps, whose derivative is noise, and what it would foresee is in ff.
+
+    Anti-windup, conditional integration: at a limit, I does not take what would push beyond it.
+    Bumpless: switched on, or after more than 5 s without a decision (a replica's lease: k' may have
+    changed without us) or an unknown load, I is set so that u is what runs. Idle, or with nothing
+    measured: hold, and I stays.
+    """
+
+    KP = 0.15
+    KI = 0.10  # a second
+    GAP_S = 5.0
+
+    def __init__(
+        self, profile: Profile, *, ttft_s: float, tpot_s: float, floor: float, ceiling: float
+    ) -> None:
+        """Objectives to keep, margin already taken off."""
+        rungs = rungs_within(profile, floor, ceiling)
+        self._profile = profile
+        self._lowest, self._highest = rungs[0].plan, rungs[-1].plan
+        self._span = span_within(profile, floor, ceiling)
+        self._ttft_s = ttft_s
+        self._tpot_s = tpot_s
+        self._integral = 0.0
+        self._at_s: float | None = None  # of the last decision; None: a hand-over is due
+
+    @classmethod
+    def from_slo_policy(cls, slo_policy: SloPolicy, profile: Profile) -> "Pid":
+        slo, experts = slo_policy.slo, slo_policy.experts
+        return cls(
+            profile,
+            ttft_s=slo.margin * slo.ttft_s,
+            tpot_s=slo.margin * slo.tpot_s,
+            floor=experts.floor,
+            ceiling=experts.ceiling,
+        )
+
+    def decide(self, load: Load) -> Budget:
+        if load.replicas == 0 or load.oldest_wait_s is None or load.worst_waiting_tokens is None:
+            self._at_s = None
+            return Budget(load.mean_k, f"load unknown: hold at {load.mean_k:g}")
+        handed_over = self._at_s is None or load.at_s - self._at_s > self.GAP_S
+        dt_s = 0.0 if self._at_s is None else load.at_s - self._at_s
+        strain = self._strain(load)
+        if strain is None:
+            # What idle time passes is not integrated, and needs no hand-over.
+            self._at_s = None if handed_over else load.at_s
+            return Budget(load.mean_k, f"idle: hold at {load.mean_k:g}")
+        self._at_s = load.at_s
+        error, ahead = 1 - strain, self._feed_forward(load)
+        if handed_over:
+            self._integral = self._span.share(load.mean_k) - ahead - self.KP * error
+            dt_s = 0.0
+        integral = self._integral + self.KI * error * dt_s
+        wish = ahead + self.KP * error + integral
+        pushes_out = (wish > 1 and error > 0) or (wish < 0 and error < 0)
+        if not pushes_out:
+            self._integral = integral
+        u = min(max(wish, 0.0), 1.0)
+        return Budget(
+            self._span.at(u),
+            f"{'handed over' if handed_over else 'u'} {u:.3f}: queue {ahead:.3f}, "
+            f"P {self.KP * error:+.3f}, I {self._integral:+.3f}, strain {strain:.3f}, "
+            f"{load.worst_waiting_tokens} tokens wait",
+        )
+
+    def _strain(self, load: Load) -> float | None:
+        """The larger share of an objective that is used up; None: nobody is served or measured."""
+        wait_s, ttft_s, tpot_s = load.oldest_wait_s or 0.0, load.ttft_p95_s, load.tpot_p95_s
+        measured = load.running_requests and (ttft_s is not None or tpot_s is not None)
+        if not wait_s and not measured:
+            return None
+        return max(max(wait_s, ttft_s or 0.0) / self._ttft_s, (tpot_s or 0.0) / self._tpot_s)
+
+    def _feed_forward(self, load: Load) -> float:
+        """The u at which the backlog is prefilled just in time."""
+        model = self._profile.step_time.corrected(load.correction or Correction())
+        chunk = self._profile.max_batch_tokens
+        length = load.prompt_tokens or chunk
+        prompts = (load.worst_waiting_tokens or 0) / length
+        fast_s, slow_s = (
+            prompts * model.prompt_s(plan, length, chunk) for plan in (self._lowest, self._highest)
+        )
+        if slow_s <= self._ttft_s:
+            return 1.0
+        if fast_s >= self._ttft_s:
+            return 0.0
+        return (self._ttft_s - fast_s) / (slow_s - fast_s)
