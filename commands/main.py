@@ -8,8 +8,11 @@ from commands.demo import demo
 from commands.evaluate import evaluate
 from commands.inspection import inspect
 from commands.load import load
+from commands.policy import policy_app
 from commands.profiles import profile
+from commands.replay import replay
 from commands.serve import serve
+from commands.status import status
 from commands.train import train
 
 app = typer.Typer(
@@ -19,8 +22,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, serve, check, inspect, load, evaluate, calibrate, profile, train):
+COMMANDS = (
+    demo,
+    serve,
+    status,
+    check,
+    inspect,
+    load,
+    replay,
+    evaluate,
+    calibrate,
+    profile,
+    train,
+)
+for command in COMMANDS:
     app.command()(command)
+app.add_typer(policy_app, name="policy")
 
 if __name__ == "__main__":
     app()

@@ -10,7 +10,11 @@ from controller.signals import Budget, Load, Plan, Sample
 
 
 class Controller:
-    """Decides once a tick. Knows neither how samples arrive nor how plans travel."""
+    """Decides once a tick. Knows neither how samples arrive nor how plans travel.
+
+    With `dry_run_k` it decides all the same, and serves the plan of that mean k' whatever it
+    decided.
+    """
 
     def __init__(
         self,
@@ -19,12 +23,14 @@ class Controller:
         allocator: Allocator,
         journal: Journal,
         plan: Plan,
+        dry_run_k: float | None = None,
     ) -> None:
         self.estimator = estimator
         self.policy = policy
         self.allocator = allocator
         self.journal = journal
         self.plan = plan
+        self.dry_run_k = dry_run_k
         self.load: Load | None = None
         self.budget: Budget | None = None
 
@@ -35,8 +41,15 @@ class Controller:
             self.plan = replace(self.plan, epoch=sample.epoch + 1)
 
     def tick(self, now_s: float) -> Plan:
-        self.load = self.estimator.estimate(now_s, self.plan.mean_k)
-        self.budget = self.policy.decide(self.load)
-        self.plan = self.allocator.allocate(self.budget, previous=self.plan)
+        return self.decide(self.estimator.estimate(now_s, self.plan.mean_k))
+
+    def decide(self, load: Load) -> Plan:
+        """The part of a tick that follows from the load alone; a replay begins here."""
+        self.load, self.budget = load, self.policy.decide(load)
+        served = self.budget
+        if self.dry_run_k is not None:
+            self.budget = replace(self.budget, reason=f"dry run: {self.budget.reason}")
+            served = replace(self.budget, mean_k=self.dry_run_k)
+        self.plan = self.allocator.allocate(served, previous=self.plan)
         self.journal.write(self.load, self.budget, self.plan)
         return self.plan

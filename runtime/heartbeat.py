@@ -12,17 +12,20 @@ from controller.metrics import DeviceReader
 from controller.signals import Plan, Sample
 from controller.telemetry import Telemetry
 from runtime.engine import Engine
-from runtime.governor import Orders
+from runtime.governor import Edition, Orders
 
 FIRST_PLAN_TIMEOUT_S = 5.0
 RETRY_S = 0.5
 logger = logging.getLogger("ray.serve")
 
-Exchange = Callable[[Sample, SloPolicy | None], Awaitable[Orders]]
+Exchange = Callable[[Sample, SloPolicy | None, Edition | None], Awaitable[Orders]]
 
 
 class Heartbeat:
-    """Exchanges for ever. After a lease without an answer the engine takes the safe plan."""
+    """Exchanges for ever. After a lease without an answer the engine takes the safe plan.
+
+    `slo_policy` is what it follows: what was deployed to this replica, until orders say otherwise.
+    """
 
     def __init__(
         self,
@@ -38,8 +41,10 @@ class Heartbeat:
         self._telemetry = telemetry
         self._devices = devices
         self._safe_plan = safe_plan
-        self._slo_policy = slo_policy
-        self._policy_to_send: SloPolicy | None = slo_policy
+        self.slo_policy = slo_policy
+        self._deployed = slo_policy
+        self._deployed_to_send: SloPolicy | None = slo_policy
+        self._follows: Edition | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -52,20 +57,24 @@ class Heartbeat:
         if self._task is not None:
             self._task.cancel()
 
-    def adopt(self, slo_policy: SloPolicy) -> None:
-        """A new SLO policy: use its lease and safe plan, and tell the governor."""
-        self._slo_policy = self._policy_to_send = slo_policy
+    def deploy(self, slo_policy: SloPolicy) -> None:
+        """The policy of a `user_config`; if new, use its lease and safe plan, tell the governor.
+
+        Serve gives the same one again when ranks change: it must not take back an applied one.
+        """
+        if slo_policy != self._deployed:
+            self.slo_policy = self._deployed = self._deployed_to_send = slo_policy
 
     async def _run(self, exchange: "asyncio.Task[None]") -> None:
-        lease = Lease(self._slo_policy.cadence.lease_s, time.monotonic())
+        lease = Lease(self.slo_policy.cadence.lease_s, time.monotonic())
         while True:
-            await asyncio.wait([exchange], timeout=self._slo_policy.cadence.heartbeat_s)
+            await asyncio.wait([exchange], timeout=self.slo_policy.cadence.heartbeat_s)
             if exchange.done():
                 if error := exchange.exception():
                     logger.warning("kprime: no answer from the governor: %s", error)
                     await asyncio.sleep(RETRY_S)
                 else:
-                    lease.renew(self._slo_policy.cadence.lease_s, time.monotonic())
+                    lease.renew(self.slo_policy.cadence.lease_s, time.monotonic())
                 exchange = asyncio.create_task(self._exchange())
             if lease.lapsed(time.monotonic()):
                 await self._fall_back()
@@ -76,16 +85,26 @@ class Heartbeat:
             self._telemetry.sample(serving.epoch, self._devices.read(now_s), now_s),
             expert_use=self._engine.expert_use(),
         )
-        policy, self._policy_to_send = self._policy_to_send, None
+        deployed, self._deployed_to_send = self._deployed_to_send, None
         try:
-            orders = await self._exchange_with_governor(sample, policy)
+            orders = await self._exchange_with_governor(sample, deployed, self._follows)
         except Exception:
-            self._policy_to_send = self._policy_to_send or policy
+            self._deployed_to_send = self._deployed_to_send or deployed
             raise
+        self._follow(orders.edition)
         if orders.plan is None:  # a new governor: it has to be told what it should hold
-            self._policy_to_send = self._policy_to_send or self._slo_policy
+            self._deployed_to_send = self._deployed_to_send or self._deployed
         elif orders.plan != serving and orders.plan.epoch >= serving.epoch:
             await self._engine.apply_async(orders.plan)
+
+    def _follow(self, edition: Edition | None) -> None:
+        """Take the governor's edition, unless a new governor does not know the latest yet."""
+        if edition is None or edition == self._follows:
+            return
+        if self._follows is None or edition.number >= self._follows.number:
+            self._follows = edition
+            if self._deployed_to_send is None:
+                self.slo_policy = edition.slo_policy
 
     async def _fall_back(self) -> None:
         safe = self._safe_plan(self._engine.plan.epoch)

@@ -7,6 +7,7 @@ checks and streams never wait for a step.
 import asyncio
 import json
 import logging
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from tokenizers.decoders import DecodeStream
 
 from controller.allocator import plan_at
 from controller.config import PolicyError, SloPolicy
+from controller.cuda_devices import AssignedGpu, assigned_gpu
 from controller.metrics import DeviceReader
 from controller.signals import Plan, Sample
 from controller.telemetry import Telemetry
@@ -79,7 +81,7 @@ class Replica:
         if is_first:
             await self._start(slo_policy)
         else:
-            self._heartbeat.adopt(slo_policy)
+            self._heartbeat.deploy(slo_policy)
 
     async def _start(self, slo_policy: SloPolicy) -> None:
         self._telemetry = Telemetry(serve.get_replica_context().replica_id.unique_id)
@@ -87,7 +89,7 @@ class Replica:
         self._engine = Engine(
             self._checkpoint.model,
             self._checkpoint.dial,
-            self._safe_plan(0),
+            plan_at(self._profile, slo_policy.experts.safe, 0),
             max_batch_tokens=self._profile.max_batch_tokens,
             cache_tokens=self._cache_tokens,
             share_prefixes=self._share_prefixes,
@@ -99,15 +101,14 @@ class Replica:
             _exchange,
             self._engine,
             self._telemetry,
-            DeviceReader(_gpu_uuid()),
+            DeviceReader(_gpu()),
             slo_policy,
             self._safe_plan,
         )
         await self._heartbeat.start()
 
     def _safe_plan(self, epoch: int) -> Plan:
-        assert self._slo_policy is not None
-        return plan_at(self._profile, self._slo_policy.experts.safe, epoch)
+        return plan_at(self._profile, self._heartbeat.slo_policy.experts.safe, epoch)
 
     @api.get("/v1/models")
     async def models(self) -> JSONResponse:
@@ -120,6 +121,25 @@ class Replica:
             return JSONResponse(await _governor().status.remote())
         except (RayError, ValueError) as error:
             raise ApiError(503, f"the governor does not answer: {error}") from error
+
+    @api.put("/kprime/policy")
+    async def apply_policy(self, document: dict[str, object]) -> JSONResponse:
+        """Change the SLO policy of all replicas and of the governor; nothing restarts.
+
+        The answer says what is in force. It lasts until a deployment brings another `user_config`:
+        Serve knows nothing of it, and a deployment with the same `user_config` changes nothing.
+        """
+        try:
+            slo_policy = serve_policy({"slo_policy": document}, self._checkpoint, self._profile)
+        except PolicyError as error:
+            raise ApiError(422, str(error), param="slo_policy", code="policy_refused") from error
+        try:
+            in_force = await _governor().apply.remote(slo_policy)
+        except (RayError, ValueError) as error:
+            raise ApiError(503, f"the governor does not answer: {error}") from error
+        if in_force is None:
+            raise ApiError(503, "the governor has just started; try again")
+        return JSONResponse(in_force)
 
     @api.post("/v1/completions", response_model=None)
     async def completions(self, request: CompletionRequest) -> JSONResponse | StreamingResponse:
@@ -226,13 +246,15 @@ def _governor() -> ray.actor.ActorHandle:
     return serve.get_deployment_actor(governor.NAME)
 
 
-async def _exchange(sample: Sample, slo_policy: SloPolicy | None) -> governor.Orders:
-    return await _governor().exchange.remote(sample, slo_policy)
+async def _exchange(
+    sample: Sample, deployed: SloPolicy | None, follows: governor.Edition | None
+) -> governor.Orders:
+    return await _governor().exchange.remote(sample, deployed, follows)
 
 
-def _gpu_uuid() -> str | None:
-    import torch
-
+def _gpu() -> AssignedGpu:
+    """The one that torch serves on. Its UUID, unless this build of torch does not tell."""
     if not torch.cuda.is_available():
-        return None
-    return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+        return AssignedGpu(missing="no GPU assigned")
+    cuda_uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None)
+    return assigned_gpu(os.environ, None if cuda_uuid is None else str(cuda_uuid))

@@ -28,6 +28,8 @@ def read_ticks(lines: Iterable[str], start_s: float, end_s: float) -> list[Tick]
     ticks = []
     for line in lines:
         row = json.loads(line)
+        if "load" not in row:  # an adoption
+            continue
         load, plan = row["load"], row["plan"]
         if start_s <= load["at_s"] < end_s:
             ticks.append(

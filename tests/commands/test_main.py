@@ -13,14 +13,17 @@ REPOSITORY = Path(__file__).parents[2]
 COMMANDS = [
     "demo",
     "serve",
+    "status",
     "check",
     "inspect",
     "load",
+    "replay",
     "evaluate",
     "calibrate",
     "profile",
     "train",
 ]
+GROUPS = {"policy": ["apply"]}
 HEAVY = ["torch", "transformers", "ray"]
 
 
@@ -39,7 +42,12 @@ def test_the_help_lists_every_command_and_no_other() -> None:
     result = run("--help")
     assert result.exit_code == 0
     assert [command.callback.__name__ for command in app.registered_commands] == COMMANDS
-    assert all(command in result.stdout for command in COMMANDS)
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    assert {
+        name: [command.callback.__name__ for command in group.registered_commands]
+        for name, group in groups.items()
+    } == GROUPS
+    assert all(command in result.stdout for command in [*COMMANDS, *GROUPS])
 
 
 def test_without_a_command_it_shows_the_help() -> None:
@@ -52,16 +60,19 @@ def test_an_unknown_command_is_refused_by_name() -> None:
     assert "No such command 'evalute'" in refusal("evalute")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+EVERY = [*COMMANDS, *(f"{group} {name}" for group, names in GROUPS.items() for name in names)]
+
+
+@pytest.mark.parametrize("command", EVERY)
 def test_the_help_of_every_command_has_an_example(command: str) -> None:
-    result = run(command, "--help")
+    result = run(*command.split(), "--help")
     assert result.exit_code == 0
     assert f"Example: kprime {command} " in result.stdout
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", EVERY)
 def test_an_unknown_option_is_refused_by_name(command: str) -> None:
-    assert "No such option: --quantise" in refusal(command, "--quantise", "4")
+    assert "No such option: --quantise" in refusal(*command.split(), "--quantise", "4")
 
 
 def test_the_help_does_not_wait_for_heavy_libraries() -> None:

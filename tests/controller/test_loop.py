@@ -52,6 +52,20 @@ def test_a_tick_that_changes_nothing_gives_the_very_same_plan() -> None:
     assert c.tick(0.0) is c.tick(0.2) is START
 
 
+def test_a_dry_run_decides_and_serves_something_else() -> None:
+    policy, journal = ScriptedPolicy([2.0, 1.0]), MemoryJournal()
+    estimator = Estimator(profile(), stale_s=1.0, forget_s=5.0)
+    c = Controller(estimator, policy, Allocator(profile()), journal, START, dry_run_k=4)
+    served = Plan(epoch=2, k=(4, 4, 4, 4), quality=0.9)
+    assert c.tick(0.0) == c.tick(0.2) == served
+    assert [load.mean_k for load in policy.loads] == [8.0, 4.0]
+    assert [budget for _, budget, _ in journal.rows] == [
+        Budget(2.0, "dry run: scripted"),
+        Budget(1.0, "dry run: scripted"),
+    ]
+    assert [plan for _, _, plan in journal.rows] == [served, served]
+
+
 def replay(samples: list[tuple[float, Sample]]) -> list[Plan]:
     policy = policies.build(slo_policy(), profile())
     journal = MemoryJournal()

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from controller.config import SloPolicy, parse_policy
+from controller.journal import Adoption, JournalReader, Tick, profile_digest
 from controller.profiles import write_profile
 from controller.signals import Device, Sample
-from runtime.governor import Governor
+from runtime.governor import Edition, Governor
 from tests.fakes import profile
 
 FULL_K = 8
@@ -122,5 +123,140 @@ def test_every_tick_is_in_the_journal(run: Run) -> None:
             await governor.exchange(heartbeat("a", 1))
 
     rows = [json.loads(line) for line in run(body).read_text().splitlines()]
-    assert len(rows) >= 3
-    assert {row["budget"]["reason"] for row in rows[1:]} == {"fixed at 8"}
+    reasons = [row["budget"]["reason"] for row in rows if "budget" in row]
+    assert len(reasons) >= 3
+    assert set(reasons[1:]) == {"fixed at 8"}
+
+
+CUT = {"policy": {"name": "fixed", "k": 2}}
+
+
+async def settled(governor: Governor, replica: str, follows: Edition | None = None) -> None:
+    """Exchanges until the replica has the governor's plan and policy."""
+    orders = await governor.exchange(heartbeat(replica, 0), follows=follows)
+    await governor.exchange(heartbeat(replica, orders.plan.epoch), follows=orders.edition)
+
+
+def test_an_applied_policy_reaches_every_waiting_replica_at_once(run: Run) -> None:
+    async def body(governor: Governor) -> None:
+        slow = {"tick_s": 0.01, "heartbeat_s": 3.0, "stale_s": 9.0, "lease_s": 30.0}
+        orders = await governor.exchange(heartbeat("a", 0), slo_policy(cadence=slow))
+        polls = [
+            asyncio.ensure_future(governor.exchange(heartbeat(name, 1), follows=orders.edition))
+            for name in "ab"
+        ]
+        await asyncio.sleep(0)
+        in_force = await governor.apply(slo_policy(**CUT))
+        assert in_force == {"slo_policy": slo_policy(**CUT).model_dump(), "edition": 2} | {
+            "applied": True
+        }
+        for poll in polls:
+            edition = (await asyncio.wait_for(poll, 1.0)).edition
+            assert (edition.number, edition.slo_policy) == (2, slo_policy(**CUT))
+
+    run(body)
+
+
+def test_a_replica_that_starts_later_does_not_bring_the_deployed_policy_back(run: Run) -> None:
+    async def body(governor: Governor) -> None:
+        await governor.exchange(heartbeat("a", 0), slo_policy())
+        await governor.apply(slo_policy(**CUT))
+        late = await governor.exchange(heartbeat("late", 0), slo_policy())
+        assert late.edition.slo_policy == slo_policy(**CUT)
+        assert (await governor.status())["applied"] is True
+
+    run(body)
+
+
+def test_the_next_deployment_takes_an_applied_policy_back(run: Run) -> None:
+    async def body(governor: Governor) -> None:
+        await governor.exchange(heartbeat("a", 0), slo_policy())
+        await governor.apply(slo_policy(**CUT))
+        next_one = slo_policy(policy={"name": "fixed", "k": 4})
+        for replica in "ab":
+            orders = await governor.exchange(heartbeat(replica, 0), next_one)
+            assert orders.edition == Edition(3, next_one, next_one)
+
+    run(body)
+
+
+def test_a_new_governor_learns_the_applied_policy_from_any_replica_that_follows_it(
+    run: Run,
+) -> None:
+    async def body(governor: Governor) -> None:
+        first = await governor.exchange(heartbeat("late", 0), slo_policy())
+        assert first.edition.number == 1
+        applied = Edition(7, slo_policy(**CUT), slo_policy())
+        orders = await governor.exchange(heartbeat("a", 5), follows=applied)
+        assert orders.edition == applied
+        assert (await governor.exchange(heartbeat("late", 0), slo_policy())).edition == applied
+
+    run(body)
+
+
+def test_applying_the_deployed_policy_takes_the_applied_one_back(run: Run) -> None:
+    async def body(governor: Governor) -> None:
+        await governor.exchange(heartbeat("a", 0), slo_policy())
+        await governor.apply(slo_policy(**CUT))
+        assert (await governor.apply(slo_policy()))["applied"] is False
+
+    run(body)
+
+
+def test_applying_what_is_in_force_changes_nothing(run: Run) -> None:
+    async def body(governor: Governor) -> None:
+        await governor.exchange(heartbeat("a", 0), slo_policy())
+        assert (await governor.apply(slo_policy()))["edition"] == 1
+
+    entries = list(JournalReader([run(body)]))
+    assert sum(isinstance(entry.what, Adoption) for entry in entries) == 1
+
+
+def test_nothing_is_applied_before_a_replica_has_said_what_is_deployed(run: Run) -> None:
+    async def body(governor: Governor) -> None:
+        assert await governor.apply(slo_policy()) is None
+
+    run(body)
+
+
+def test_the_status_tells_which_replicas_follow_which_edition(run: Run) -> None:
+    async def body(governor: Governor) -> None:
+        await governor.exchange(heartbeat("a", 0), slo_policy())
+        await governor.apply(slo_policy(**CUT))
+        await settled(governor, "b")
+        assert (await governor.status())["replica_editions"] == {"a": 0, "b": 2}
+
+    run(body)
+
+
+def test_every_adopted_policy_is_in_the_journal_with_what_a_replay_needs(run: Run) -> None:
+    async def body(governor: Governor) -> None:
+        await governor.exchange(heartbeat("a", 0), slo_policy())
+        await governor.apply(slo_policy(**CUT))
+
+    journal = run(body)
+    adoptions = [e.what for e in JournalReader([journal]) if isinstance(e.what, Adoption)]
+    assert [each.slo_policy for each in adoptions] == [slo_policy(), slo_policy(**CUT)]
+    assert [(each.edition, each.applied) for each in adoptions] == [(1, False), (2, True)]
+    assert {each.profile for each in adoptions} == {str(journal.with_name("profile.json"))}
+    assert {each.profile_digest for each in adoptions} == {profile_digest(profile())}
+
+
+def test_in_a_dry_run_the_replicas_get_the_safe_plan_and_the_journal_what_was_decided(
+    run: Run,
+) -> None:
+    async def body(governor: Governor) -> None:
+        await governor.exchange(heartbeat("a", 0), slo_policy(**CUT))
+        while (await governor.exchange(heartbeat("a", 1))).plan.k != (2,) * 4:
+            pass
+        await governor.apply(slo_policy(mode="dry-run", **CUT))
+        orders = await governor.exchange(heartbeat("a", 2))
+        if orders.plan.epoch == 2:  # the poll ended before the first tick
+            orders = await governor.exchange(heartbeat("a", 2))
+        assert (orders.plan.epoch, orders.plan.k) == (3, (FULL_K,) * 4)
+        assert (await governor.status())["slo_policy"]["mode"] == "dry-run"
+
+    *_, last = JournalReader([run(body)])
+    assert isinstance(last.what, Tick)
+    assert (last.what.budget.mean_k, last.what.budget.reason) == (2, "dry run: fixed at 2")
+    assert last.what.plan.k == (FULL_K,) * 4

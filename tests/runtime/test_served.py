@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,9 @@ from urllib.request import Request, urlopen
 import pytest
 import ray
 import torch
+from typer.testing import CliRunner
 
+from commands.main import app
 from controller.config import PolicyChoice, SloPolicy
 from controller.policy_file import load_policy
 from controller.profiles import load_profile
@@ -39,6 +43,7 @@ class Service:
     def __init__(self, cluster: LocalCluster, config: dict) -> None:
         self.cluster = cluster
         self._config = config
+        self.journal = config["applications"][0]["args"]["journal"]
 
     def post(self, body: bytes | dict) -> tuple[int, dict]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -84,6 +89,13 @@ class Service:
                 return status
             pause.wait(0.1)
         raise AssertionError(f"did not come about: {status}")
+
+    def command(self, *arguments: object, status: int = 0) -> str:
+        """What a command says; of the running service unless it reads files alone."""
+        words = [str(argument) for argument in arguments]
+        result = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+        assert result.exit_code == status, result.output
+        return result.output
 
 
 def layers(k: int) -> list[int]:
@@ -233,3 +245,57 @@ def test_a_governor_that_dies_is_replaced_and_counts_on(service: Service) -> Non
     else:
         raise AssertionError("no new governor")
     assert service.complete()["kprime"]["epoch"] > epoch
+
+
+def test_an_applied_policy_reaches_all_lasts_and_yields_to_a_deployment(
+    service: Service, tmp_path: Path
+) -> None:
+    service.adopt(fixed(8))
+    pids, file = replica_pids(), tmp_path / "two.yaml"
+    file.write_text(json.dumps(fixed(2).model_dump(mode="json")))  # JSON is YAML
+    url = ("--url", service.cluster.url)
+    assert "fixed at k' 2, " in service.command("policy", "apply", file, *url)
+    service.wait(lambda status: status["plan"]["k"] == layers(2) and in_step(status))
+    assert replica_pids() == pids
+
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(json.dumps(fixed(8).model_dump(mode="json")).replace('ing": 8', 'ing": 99'))
+    refusal = service.command("policy", "apply", bad, *url, status=2)
+    assert "experts: 1..99 is outside what the profile gives" in refusal
+    assert service.cluster.status()["slo_policy"] == fixed(2).model_dump(mode="json")
+
+    # Serve starts the replica that takes the place of the dead with the deployed policy.
+    before = set(service.cluster.status()["replica_epochs"])
+    os.kill(min(pids), signal.SIGKILL)
+    service.wait(lambda status: in_step(status) and set(status["replica_epochs"]) != before)
+    status = service.cluster.status()
+    assert (status["slo_policy"]["policy"]["k"], status["applied"]) == (2, True)
+    assert "applied, until the next deployment" in service.command("status", *url)
+
+    # Serve does not tell the replicas of a deployment that changes nothing.
+    service.cluster.deploy(configure(service._config, slo_policy=fixed(8)))
+    assert service.cluster.status()["applied"] is True
+    service.adopt(fixed(4))
+    assert service.cluster.status()["applied"] is False
+
+
+def test_a_dry_run_decides_and_serves_the_safe_plan(service: Service, tmp_path: Path) -> None:
+    service.adopt(fixed(4))
+    dry = fixed(2).model_copy(update={"mode": "dry-run"})
+    (tmp_path / "dry.yaml").write_text(json.dumps(dry.model_dump(mode="json")))
+    url = ("--url", service.cluster.url)
+    service.command("policy", "apply", tmp_path / "dry.yaml", *url)
+    status = service.wait(lambda status: status["plan"]["k"] == layers(8) and in_step(status))
+    assert status["budget"] == {"mean_k": 2, "reason": "dry run: fixed at 2"}
+    assert service.complete()["kprime"]["mean_k"] == 8
+    service.adopt(fixed(8))
+
+
+def test_everything_that_was_decided_so_far_is_decided_again(service: Service) -> None:
+    """Under load, by several policies, before and after the death of a governor."""
+    service.adopt(POLICY)
+    prompts = Prompts((CHECKPOINT / "test.txt").read_text(), CHECKPOINT / "tokenizer.json")
+    requests = [Scheduled(n / 20, 400, 8) for n in range(100)]
+    asyncio.run(replay(service.cluster.url, None, requests, prompts, seed=1))
+    said = service.command("replay", service.journal)
+    assert ", 0 differ" in said

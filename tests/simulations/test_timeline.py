@@ -28,6 +28,11 @@ def test_a_tick_counts_from_the_start_and_averages_the_layers() -> None:
     assert tick == Tick(at_s=5.5, mean_k=5.0, epoch=3, waiting_requests=7, reason="calm")
 
 
+def test_the_adoption_of_a_policy_is_no_tick() -> None:
+    adoption = json.dumps({"adopted": {"format": 1}, "writer": "w"}) + "\n"
+    assert [tick.at_s for tick in read_ticks([adoption, line(100)], 100, 110)] == [0]
+
+
 def test_the_start_belongs_to_a_run_and_the_end_does_not() -> None:
     lines = [line(at_s) for at_s in (99.9, 100, 105, 109.9, 110, 120)]
     assert [tick.at_s for tick in read_ticks(lines, 100, 110)] == [0, 5, pytest.approx(9.9)]
