@@ -10,6 +10,7 @@ from controller.policy import Policy
 from controller.profiles import Profile
 from policies.aimd import Aimd
 from policies.fixed import Fixed
+from policies.goals import Goals
 from policies.gradient import Gradient
 from policies.guarded import Guarded
 from policies.ladder import Ladder
@@ -18,15 +19,23 @@ from policies.pid import Pid
 from policies.slackfit import SlackFit
 from policies.trusting import Trusting
 
-POLICIES: dict[str, Callable[[SloPolicy, Profile], Policy]] = {
-    "aimd": Aimd.from_slo_policy,
+Make = Callable[[SloPolicy, Profile], Policy]
+
+
+def _planned(policy: Callable[[Profile, Goals], Policy]) -> Make:
+    """Of a class that needs to know no more than its goals."""
+    return lambda slo_policy, profile: policy(profile, Goals.of(slo_policy))
+
+
+POLICIES: dict[str, Make] = {
+    "aimd": _planned(Aimd),
     "fixed": Fixed.from_slo_policy,
-    "gradient": Gradient.from_slo_policy,
-    "ladder": Ladder.from_slo_policy,
-    "lp": Lp.from_slo_policy,
-    "pid": Pid.from_slo_policy,
+    "gradient": _planned(Gradient),
+    "ladder": _planned(Ladder),
+    "lp": _planned(Lp),
+    "pid": _planned(Pid),
     "predictive": Trusting.from_slo_policy,  # the ladder speaks while the model is wrong
-    "slackfit": SlackFit.from_slo_policy,
+    "slackfit": _planned(SlackFit),
 }
 
 

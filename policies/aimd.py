@@ -1,8 +1,8 @@
 """BrownoutServe's published rule on our dial: a baseline that goes by latencies alone."""
 
-from controller.config import SloPolicy
 from controller.profiles import Profile
 from controller.signals import Budget, Load
+from policies.goals import Goals
 from policies.rungs import span_within
 
 
@@ -36,26 +36,11 @@ class Aimd:
     INCREASE = 0.1
     HOLD_FROM = 0.8  # of an objective
 
-    def __init__(
-        self, profile: Profile, *, ttft_s: float, tpot_s: float, floor: float, ceiling: float
-    ) -> None:
-        """Objectives to keep, margin already taken off."""
-        self._span = span_within(profile, floor, ceiling)
-        self._ttft_s = ttft_s
-        self._tpot_s = tpot_s
+    def __init__(self, profile: Profile, goals: Goals) -> None:
+        self._span = span_within(profile, goals.floor, goals.ceiling)
+        self._goals = goals
         self._theta: float | None = None  # until the first decision
         self._checked_at_s = float("-inf")
-
-    @classmethod
-    def from_slo_policy(cls, slo_policy: SloPolicy, profile: Profile) -> "Aimd":
-        slo, experts = slo_policy.slo, slo_policy.experts
-        return cls(
-            profile,
-            ttft_s=slo.margin * slo.ttft_s,
-            tpot_s=slo.margin * slo.tpot_s,
-            floor=experts.floor,
-            ceiling=experts.ceiling,
-        )
 
     def decide(self, load: Load) -> Budget:
         if load.replicas == 0 or (load.ttft_p95_s is None and load.tpot_p95_s is None):
@@ -69,20 +54,15 @@ class Aimd:
             self._checked_at_s = load.at_s
             self._theta, what = self._checked(self._theta, load)
         return Budget(
-            self._span.at(self._theta), f"{what}: theta {self._theta:.3f}, {self._seen(load)}"
+            self._span.at(self._theta),
+            f"{what}: theta {self._theta:.3f}, {self._goals.beside(load)}",
         )
 
     def _checked(self, theta: float, load: Load) -> tuple[float, str]:
-        strain = max(
-            (load.ttft_p95_s or 0.0) / self._ttft_s, (load.tpot_p95_s or 0.0) / self._tpot_s
-        )
+        goals = self._goals
+        strain = max(goals.ttft_share(load.ttft_p95_s), goals.tpot_share(load.tpot_p95_s))
         if strain > 1:
             return self.DECREASE * theta, "decrease"
         if strain >= self.HOLD_FROM:
             return theta, "hold"
         return min(1.0, theta + self.INCREASE), "increase"
-
-    def _seen(self, load: Load) -> str:
-        ttft = "none" if load.ttft_p95_s is None else f"{load.ttft_p95_s:.3f}"
-        tpot = "none" if load.tpot_p95_s is None else f"{load.tpot_p95_s:.3f}"
-        return f"TTFT p95 {ttft}/{self._ttft_s:.3f} s, TPOT p95 {tpot}/{self._tpot_s:.3f} s"

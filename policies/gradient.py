@@ -1,11 +1,10 @@
 """Concurrency limiters' rules on our dial: latency of late against what it used to be."""
 
 from math import sqrt
-from typing import Self
 
-from controller.config import SloPolicy
 from controller.profiles import Profile
 from controller.signals import Budget, Load
+from policies.goals import Goals
 from policies.rungs import span_within
 
 
@@ -41,28 +40,13 @@ class Gradient:
     RECOVERY = 0.95
     HEADROOM = 0.05  # of the highest k'
 
-    def __init__(
-        self, profile: Profile, *, ttft_s: float, tpot_s: float, floor: float, ceiling: float
-    ) -> None:
-        """Objectives to keep, margin already taken off."""
-        self._span = span_within(profile, floor, ceiling)
-        self._ttft_s = ttft_s
-        self._tpot_s = tpot_s
+    def __init__(self, profile: Profile, goals: Goals) -> None:
+        self._span = span_within(profile, goals.floor, goals.ceiling)
+        self._goals = goals
         self._limit: float | None = None  # until the first decision
         self._moved_at_s = float("-inf")
         self._long = 0.0
         self._windows = 0
-
-    @classmethod
-    def from_slo_policy(cls, slo_policy: SloPolicy, profile: Profile) -> Self:
-        slo, experts = slo_policy.slo, slo_policy.experts
-        return cls(
-            profile,
-            ttft_s=slo.margin * slo.ttft_s,
-            tpot_s=slo.margin * slo.tpot_s,
-            floor=experts.floor,
-            ceiling=experts.ceiling,
-        )
 
     def decide(self, load: Load) -> Budget:
         if load.replicas == 0 or load.oldest_wait_s is None:
@@ -77,14 +61,15 @@ class Gradient:
             return Budget(self._limit, f"limit {self._limit:.3f}, window over in {left_s:.1f} s")
         self._moved_at_s = load.at_s
         tpot_s = load.tpot_p95_s if load.running_requests else None
-        short = 1 + max(load.oldest_wait_s / self._ttft_s, (tpot_s or 0.0) / self._tpot_s)
+        goals = self._goals
+        short = 1 + max(goals.ttft_share(load.oldest_wait_s), goals.tpot_share(tpot_s))
         limit, why = self._moved(self._limit, short)
         self._limit = self._span.clip(limit)
         tpot = "none" if tpot_s is None else f"{tpot_s:.3f}"
         return Budget(
             self._limit,
             f"limit {self._limit:.3f}: {why}; oldest wait {load.oldest_wait_s:.3f}/"
-            f"{self._ttft_s:.3f} s, TPOT p95 {tpot}/{self._tpot_s:.3f} s",
+            f"{goals.ttft_s:.3f} s, TPOT p95 {tpot}/{goals.tpot_s:.3f} s",
         )
 
     def _moved(self, limit: float, short: float) -> tuple[float, str]:

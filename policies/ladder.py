@@ -1,9 +1,9 @@
 """The model-free policy: one rung down when an objective is missed, one up when there is room."""
 
-from controller.config import SloPolicy
 from controller.estimator import LATENCY_WINDOW_S
 from controller.profiles import Profile
 from controller.signals import Budget, Load
+from policies.goals import Goals
 from policies.rungs import rungs_within
 
 # From one rung to the next k' at most about doubles (1 to 2), and so does a step: what takes less
@@ -26,35 +26,12 @@ class Ladder:
     nothing of this rung; without that wait one slow second would cost all rungs at once.
     """
 
-    def __init__(
-        self,
-        profile: Profile,
-        *,
-        ttft_s: float,
-        tpot_s: float,
-        floor: float,
-        ceiling: float,
-        least_raise: float = 0.0,
-    ) -> None:
-        """Objectives to keep, margin already taken off; smaller raises would not be made."""
-        self._mean_ks = [rung.mean_k for rung in rungs_within(profile, floor, ceiling)]
+    def __init__(self, profile: Profile, goals: Goals) -> None:
+        rungs = rungs_within(profile, goals.floor, goals.ceiling)
+        self._mean_ks = [rung.mean_k for rung in rungs]
         self._step_tokens = profile.max_batch_tokens
-        self._ttft_s = ttft_s
-        self._tpot_s = tpot_s
-        self._least_raise = least_raise
+        self._goals = goals
         self._running: tuple[float, float] | None = None  # the mean k' that runs, and since when
-
-    @classmethod
-    def from_slo_policy(cls, slo_policy: SloPolicy, profile: Profile) -> "Ladder":
-        slo, experts = slo_policy.slo, slo_policy.experts
-        return cls(
-            profile,
-            ttft_s=slo.margin * slo.ttft_s,
-            tpot_s=slo.margin * slo.tpot_s,
-            floor=experts.floor,
-            ceiling=experts.ceiling,
-            least_raise=slo_policy.guard.tolerance,
-        )
 
     def decide(self, load: Load) -> Budget:
         if self._running is None or self._running[0] != load.mean_k:
@@ -73,24 +50,23 @@ class Ladder:
             return self._budget(max(k for k in self._mean_ks if k < here), "one rung down", load)
         if queue or max(wait, ttft, tpot) >= ROOM:
             return self._budget(here, "hold", load)
-        higher = [k for k in self._mean_ks if k > here and k - here >= self._least_raise]
+        higher = [k for k in self._mean_ks if k > here and k - here >= self._goals.least_raise]
         if not higher:
             return self._budget(here, "highest rung", load)
         return self._budget(higher[0], "one rung up", load)
 
     def _budget(self, mean_k: float, what: str, load: Load) -> Budget:
-        ttft = "none" if load.ttft_p95_s is None else f"{load.ttft_p95_s:.3f}"
-        tpot = "none" if load.tpot_p95_s is None else f"{load.tpot_p95_s:.3f}"
         return Budget(
             mean_k,
-            f"{what}: oldest wait {load.oldest_wait_s:.3f}, TTFT p95 {ttft}/{self._ttft_s:.3f} s, "
-            f"TPOT p95 {tpot}/{self._tpot_s:.3f} s, {load.worst_waiting_tokens or 0} tokens wait",
+            f"{what}: oldest wait {load.oldest_wait_s:.3f}, {self._goals.beside(load)}, "
+            f"{load.worst_waiting_tokens or 0} tokens wait",
         )
 
     def _strains(self, load: Load) -> tuple[float, float, float]:
         """Shares of their objectives: oldest wait, TTFT p95, TPOT p95; 0 where nothing is known."""
+        goals = self._goals
         return (
-            (load.oldest_wait_s or 0.0) / self._ttft_s,
-            (load.ttft_p95_s or 0.0) / self._ttft_s,
-            (load.tpot_p95_s or 0.0) / self._tpot_s,
+            goals.ttft_share(load.oldest_wait_s),
+            goals.ttft_share(load.ttft_p95_s),
+            goals.tpot_share(load.tpot_p95_s),
         )

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from controller.config import SloPolicy
 from controller.profiles import Profile, Rung
 from controller.signals import Budget, Correction, Load
+from policies.goals import Goals
 from policies.rungs import rungs_within
 
 
@@ -54,14 +54,9 @@ class Lp:
 
     OVER_DEMAND = 1.05  # beta: capacity is planned for so much of the demand
 
-    def __init__(self, profile: Profile, *, floor: float, ceiling: float) -> None:
-        self._rungs = rungs_within(profile, floor, ceiling)
+    def __init__(self, profile: Profile, goals: Goals) -> None:
+        self._rungs = rungs_within(profile, goals.floor, goals.ceiling)
         self._profile = profile
-
-    @classmethod
-    def from_slo_policy(cls, slo_policy: SloPolicy, profile: Profile) -> "Lp":
-        experts = slo_policy.experts
-        return cls(profile, floor=experts.floor, ceiling=experts.ceiling)
 
     def decide(self, load: Load) -> Budget:
         prompt, output = load.prompt_tokens, load.output_tokens

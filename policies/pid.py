@@ -1,8 +1,9 @@
 """Control theory's policy: what the queue foretells, corrected by how late answers are."""
 
-from controller.config import SloPolicy
 from controller.profiles import Profile
 from controller.signals import Budget, Correction, Load
+from policies.foresight import drain_s
+from policies.goals import Goals
 from policies.rungs import rungs_within, span_within
 
 
@@ -32,29 +33,14 @@ class Pid:
     KI = 0.10  # a second
     GAP_S = 5.0
 
-    def __init__(
-        self, profile: Profile, *, ttft_s: float, tpot_s: float, floor: float, ceiling: float
-    ) -> None:
-        """Objectives to keep, margin already taken off."""
-        rungs = rungs_within(profile, floor, ceiling)
+    def __init__(self, profile: Profile, goals: Goals) -> None:
+        rungs = rungs_within(profile, goals.floor, goals.ceiling)
         self._profile = profile
         self._lowest, self._highest = rungs[0].plan, rungs[-1].plan
-        self._span = span_within(profile, floor, ceiling)
-        self._ttft_s = ttft_s
-        self._tpot_s = tpot_s
+        self._span = span_within(profile, goals.floor, goals.ceiling)
+        self._goals = goals
         self._integral = 0.0
         self._at_s: float | None = None  # of the last decision; None: a hand-over is due
-
-    @classmethod
-    def from_slo_policy(cls, slo_policy: SloPolicy, profile: Profile) -> "Pid":
-        slo, experts = slo_policy.slo, slo_policy.experts
-        return cls(
-            profile,
-            ttft_s=slo.margin * slo.ttft_s,
-            tpot_s=slo.margin * slo.tpot_s,
-            floor=experts.floor,
-            ceiling=experts.ceiling,
-        )
 
     def decide(self, load: Load) -> Budget:
         if load.replicas == 0 or load.oldest_wait_s is None or load.worst_waiting_tokens is None:
@@ -91,19 +77,19 @@ class Pid:
         measured = load.running_requests and (ttft_s is not None or tpot_s is not None)
         if not wait_s and not measured:
             return None
-        return max(max(wait_s, ttft_s or 0.0) / self._ttft_s, (tpot_s or 0.0) / self._tpot_s)
+        goals = self._goals
+        shares = (goals.ttft_share(wait_s), goals.ttft_share(ttft_s), goals.tpot_share(tpot_s))
+        return max(shares)
 
     def _feed_forward(self, load: Load) -> float:
         """The u at which the backlog is prefilled just in time."""
         model = self._profile.step_time.corrected(load.correction or Correction())
         chunk = self._profile.max_batch_tokens
-        length = load.prompt_tokens or chunk
-        prompts = (load.worst_waiting_tokens or 0) / length
         fast_s, slow_s = (
-            prompts * model.prompt_s(plan, length, chunk) for plan in (self._lowest, self._highest)
+            drain_s(model, plan, load, chunk) for plan in (self._lowest, self._highest)
         )
-        if slow_s <= self._ttft_s:
+        if slow_s <= self._goals.ttft_s:
             return 1.0
-        if fast_s >= self._ttft_s:
+        if fast_s >= self._goals.ttft_s:
             return 0.0
-        return (self._ttft_s - fast_s) / (slow_s - fast_s)
+        return (self._goals.ttft_s - fast_s) / (slow_s - fast_s)

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from controller.config import SloPolicy
 from controller.profiles import Profile, Rung
-from controller.signals import Budget, Correction, Load, Work
+from controller.signals import Budget, Correction, Load
 from controller.step_time import StepTime
+from policies.foresight import drain_s, step_s
+from policies.goals import Goals
 from policies.rungs import rungs_within
 
 CLIMB_UTILISATION = 0.9  # a rung above the present one must leave the engine this much idle
@@ -39,25 +40,10 @@ class Predictive:
     the least strained is taken, and the reason says so.
     """
 
-    def __init__(
-        self, profile: Profile, *, ttft_s: float, tpot_s: float, floor: float, ceiling: float
-    ) -> None:
-        """`ttft_s` and `tpot_s` are the objectives to plan for, margin already taken off."""
+    def __init__(self, profile: Profile, goals: Goals) -> None:
         self._profile = profile
-        self._ttft_s = ttft_s
-        self._tpot_s = tpot_s
-        self._best_first = rungs_within(profile, floor, ceiling)[::-1]
-
-    @classmethod
-    def from_slo_policy(cls, slo_policy: SloPolicy, profile: Profile) -> "Predictive":
-        slo, experts = slo_policy.slo, slo_policy.experts
-        return cls(
-            profile,
-            ttft_s=slo.margin * slo.ttft_s,
-            tpot_s=slo.margin * slo.tpot_s,
-            floor=experts.floor,
-            ceiling=experts.ceiling,
-        )
+        self._goals = goals
+        self._best_first = rungs_within(profile, goals.floor, goals.ceiling)[::-1]
 
     def decide(self, load: Load) -> Budget:
         if load.replicas == 0 or load.arrival_rps is None:
@@ -71,15 +57,17 @@ class Predictive:
         return self._budget(self._best_first[least], "overload: no rung holds", predictions[least])
 
     def _budget(self, rung: Rung, why: str, prediction: Prediction) -> Budget:
+        goals = self._goals
         return Budget(
             rung.mean_k,
-            f"{why}: TTFT {prediction.ttft_s:.3f}/{self._ttft_s:.3f} s, "
-            f"TPOT {prediction.tpot_s:.3f}/{self._tpot_s:.3f} s, use {prediction.utilisation:.2f}",
+            f"{why}: TTFT {prediction.ttft_s:.3f}/{goals.ttft_s:.3f} s, "
+            f"TPOT {prediction.tpot_s:.3f}/{goals.tpot_s:.3f} s, use {prediction.utilisation:.2f}",
         )
 
     def _strain(self, prediction: Prediction) -> float:
         """The larger share of an objective that is used up; above 1 the rung does not hold."""
-        return max(prediction.ttft_s / self._ttft_s, prediction.tpot_s / self._tpot_s)
+        goals = self._goals
+        return max(goals.ttft_share(prediction.ttft_s), goals.tpot_share(prediction.tpot_s))
 
     def _lasts(self, model: StepTime, rung: Rung, load: Load) -> bool:
         """Only a climb is questioned; on a throttled GPU the model is not trusted with one."""
@@ -93,17 +81,12 @@ class Predictive:
     def _predict(self, model: StepTime, rung: Rung, load: Load, rate_rps: float) -> Prediction:
         plan, chunk = rung.plan, self._profile.max_batch_tokens
         prompt, output = load.prompt_tokens or 0.0, load.output_tokens or 0.0
-        backlog = load.worst_waiting_tokens or 0
         prompt_s = model.prompt_s(plan, prompt, chunk)
         use = rate_rps / load.replicas * model.request_s(plan, prompt, output, chunk)
-        length = prompt or chunk  # of the prompts that wait
-        drain_s = backlog / length * model.prompt_s(plan, length, chunk)
-        wait_s = max(drain_s, load.oldest_wait_s or 0.0)
-        running = (load.running_requests or 0) / load.replicas
-        prefill = min(chunk, max(backlog, chunk * use))
-        mixed = Work(prefill, running, prefill * prompt / 2, running * (prompt + output / 2))
+        wait_s = max(drain_s(model, plan, load, chunk), load.oldest_wait_s or 0.0)
+        prefill = min(chunk, max(load.worst_waiting_tokens or 0, chunk * use))
         return Prediction(
-            ttft_s=wait_s + prompt_s + max(0.0, use - 1.0) * self._ttft_s,
-            tpot_s=model.step_s(plan, mixed),
+            ttft_s=wait_s + prompt_s + max(0.0, use - 1.0) * self._goals.ttft_s,
+            tpot_s=step_s(model, plan, load, chunk, prefill),
             utilisation=use,
         )

@@ -4,6 +4,7 @@ from controller.config import SloPolicy
 from controller.policy import Policy
 from controller.profiles import Profile
 from controller.signals import Budget, Load
+from policies.goals import Goals
 from policies.ladder import Ladder
 from policies.predictive import Predictive
 
@@ -25,9 +26,10 @@ class Trusting:
 
     @classmethod
     def from_slo_policy(cls, slo_policy: SloPolicy, profile: Profile) -> "Trusting":
+        goals = Goals.of(slo_policy)
         return cls(
-            Predictive.from_slo_policy(slo_policy, profile),
-            Ladder.from_slo_policy(slo_policy, profile),
+            Predictive(profile, goals),
+            Ladder(profile, goals),
             bound=slo_policy.guard.step_time_error,
         )
 

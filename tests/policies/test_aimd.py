@@ -7,11 +7,12 @@ import pytest
 
 from controller.signals import Budget, Load
 from policies.aimd import Aimd
+from policies.goals import Goals
 from tests.fakes import load, profile, slo_policy
 
 
 def aimd(*, floor: float = 1, ceiling: float = 8) -> Aimd:
-    return Aimd(profile(), ttft_s=1.0, tpot_s=0.1, floor=floor, ceiling=ceiling)
+    return Aimd(profile(), Goals(ttft_s=1.0, tpot_s=0.1, floor=floor, ceiling=ceiling))
 
 
 def choice(of: Load) -> float:
@@ -81,5 +82,5 @@ def test_theta_spans_the_rungs_between_floor_and_ceiling() -> None:
 
 def test_objectives_and_margin_come_from_the_slo_policy() -> None:
     chosen = slo_policy(slo={"ttft_s": 1.0, "tpot_s": 0.1, "margin": 0.5})
-    reason = Aimd.from_slo_policy(chosen, profile()).decide(load(ttft_p95_s=0.6)).reason
+    reason = Aimd(profile(), Goals.of(chosen)).decide(load(ttft_p95_s=0.6)).reason
     assert "TTFT p95 0.600/0.500 s, TPOT p95 none/0.050 s" in reason

@@ -13,6 +13,7 @@ from controller.config import PolicyChoice, SloPolicy
 from controller.policy import Policy
 from controller.profiles import Profile
 from controller.signals import Correction, Load
+from policies.goals import Goals
 from policies.gradient import MinRttGradient
 from policies.predictive import Predictive
 from tests.fakes import Running, profile, slo_policy
@@ -25,8 +26,8 @@ PROFILE = profile()
 MADE: dict[str, Callable[[SloPolicy, Profile], Policy]] = {
     **policies.POLICIES,
     **{f"guarded {name}": policies.build for name in policies.POLICIES},
-    "predictive alone": Predictive.from_slo_policy,
-    "minRTT": MinRttGradient.from_slo_policy,
+    "predictive alone": lambda slo_policy, of: Predictive(of, Goals.of(slo_policy)),
+    "minRTT": lambda slo_policy, of: MinRttGradient(of, Goals.of(slo_policy)),
 }
 
 # There are many policies: of few examples each, as many together as a default run makes.

@@ -6,12 +6,13 @@ The rungs go from 1 to 8; TTFT 1 s and TPOT 0.1 s are to be kept. A wait of 2 s 
 import pytest
 
 from controller.signals import Budget, Load
+from policies.goals import Goals
 from policies.gradient import Gradient, MinRttGradient
 from tests.fakes import load, profile, slo_policy
 
 
 def gradient(*, floor: float = 1, ceiling: float = 8) -> Gradient:
-    return Gradient(profile(), ttft_s=1.0, tpot_s=0.1, floor=floor, ceiling=ceiling)
+    return Gradient(profile(), Goals(ttft_s=1.0, tpot_s=0.1, floor=floor, ceiling=ceiling))
 
 
 def busy(at_s: float, mean_k: float = 8.0, **changes: float) -> Load:
@@ -94,12 +95,12 @@ def test_the_limit_stays_between_the_rungs_within_floor_and_ceiling() -> None:
 
 def test_objectives_and_margin_come_from_the_slo_policy() -> None:
     chosen = slo_policy(slo={"ttft_s": 1.0, "tpot_s": 0.1, "margin": 0.5})
-    reason = Gradient.from_slo_policy(chosen, profile()).decide(busy(0.0, tpot_p95_s=0.02)).reason
+    reason = Gradient(profile(), Goals.of(chosen)).decide(busy(0.0, tpot_p95_s=0.02)).reason
     assert "oldest wait 0.000/0.500 s, TPOT p95 0.020/0.050 s" in reason
 
 
 def min_rtt() -> MinRttGradient:
-    return MinRttGradient(profile(), ttft_s=1.0, tpot_s=0.1, floor=1, ceiling=8)
+    return MinRttGradient(profile(), Goals(ttft_s=1.0, tpot_s=0.1, floor=1, ceiling=8))
 
 
 def test_envoys_limit_falls_to_half_and_its_root() -> None:

@@ -6,14 +6,14 @@ The rungs are 1, 2, 4 and 8; TTFT 1 s and TPOT 0.1 s are to be kept.
 import pytest
 
 from controller.signals import Load
+from policies.goals import Goals
 from policies.ladder import Ladder
 from tests.fakes import load, profile, slo_policy
 
 
 def ladder(*, floor: float = 1, ceiling: float = 8, least_raise: float = 0.25) -> Ladder:
-    return Ladder(
-        profile(), ttft_s=1.0, tpot_s=0.1, floor=floor, ceiling=ceiling, least_raise=least_raise
-    )
+    bounds = {"floor": floor, "ceiling": ceiling, "least_raise": least_raise}
+    return Ladder(profile(), Goals(ttft_s=1.0, tpot_s=0.1, **bounds))
 
 
 def choice(of: Load) -> float:
@@ -141,6 +141,6 @@ def test_objectives_margin_and_tolerance_come_from_the_slo_policy() -> None:
         guard={"tolerance": 2.0},
         policy={"name": "ladder"},
     )
-    budget = Ladder.from_slo_policy(chosen, profile()).decide(load(mean_k=1.0))
+    budget = Ladder(profile(), Goals.of(chosen)).decide(load(mean_k=1.0))
     assert budget.mean_k == 4
     assert "/0.500 s" in budget.reason and "/0.050 s" in budget.reason

@@ -10,12 +10,13 @@ import pytest
 
 from controller.profiles import Profile
 from controller.signals import Budget, Correction, Load
+from policies.goals import Goals
 from policies.lp import Lp
 from tests.fakes import load, profile, profile_data, slo_policy
 
 
 def lp(*, floor: float = 1, ceiling: float = 8) -> Lp:
-    return Lp(profile(), floor=floor, ceiling=ceiling)
+    return Lp(profile(), Goals(ttft_s=1.0, tpot_s=0.1, floor=floor, ceiling=ceiling))
 
 
 def choice(**changes: object) -> float:
@@ -54,7 +55,10 @@ def test_a_demand_beyond_the_cheapest_rungs_capacity_is_overload() -> None:
 def test_a_rung_below_the_hull_has_no_part_in_the_mix() -> None:
     data = profile_data()
     data["rungs"][2]["quality"] = 0.82  # k' 4; half-way from 2 to 8 quality is 0.9
-    policy = Lp(Profile.model_validate_json(json.dumps(data)), floor=1, ceiling=8)
+    policy = Lp(
+        Profile.model_validate_json(json.dumps(data)),
+        Goals(ttft_s=1.0, tpot_s=0.1, floor=1, ceiling=8),
+    )
     # w = (100 - 50) / (170 - 50) = 5/12 at k' 8, quality 0.8 + 0.2 * 5/12
     reason = policy.decide(load(arrival_rps=planned(10))).reason
     assert reason.startswith("42 % at k' 8, else 2:") and reason.endswith("quality 0.883")
@@ -100,6 +104,6 @@ def test_only_rungs_between_floor_and_ceiling_are_mixed() -> None:
 
 def test_bounds_come_from_the_slo_policy() -> None:
     chosen = slo_policy(experts={"floor": 2, "ceiling": 4})
-    policy = Lp.from_slo_policy(chosen, profile())
+    policy = Lp(profile(), Goals.of(chosen))
     assert policy.decide(load()).mean_k == 4
     assert policy.decide(load(arrival_rps=40.0)).mean_k == 2

@@ -7,6 +7,7 @@ and 0.9 s at the highest; TTFT 1 s and TPOT 0.1 s are to be kept.
 import pytest
 
 from controller.signals import Budget, Correction, Load
+from policies.goals import Goals
 from policies.pid import Pid
 from tests.fakes import load, profile, slo_policy
 
@@ -15,7 +16,7 @@ LATE = {"running_requests": 1, "ttft_p95_s": 2.5}  # error -1.5
 
 
 def pid(*, floor: float = 1, ceiling: float = 8) -> Pid:
-    return Pid(profile(), ttft_s=1.0, tpot_s=0.1, floor=floor, ceiling=ceiling)
+    return Pid(profile(), Goals(ttft_s=1.0, tpot_s=0.1, floor=floor, ceiling=ceiling))
 
 
 def running(mean_k: float, **changes: float) -> Pid:
@@ -148,7 +149,7 @@ def test_u_spans_the_rungs_between_floor_and_ceiling() -> None:
 
 def test_objectives_and_margin_come_from_the_slo_policy() -> None:
     chosen = slo_policy(slo={"ttft_s": 1.0, "tpot_s": 0.1, "margin": 0.5})
-    reason = Pid.from_slo_policy(chosen, profile()).decide(load(**EASY)).reason
+    reason = Pid(profile(), Goals.of(chosen)).decide(load(**EASY)).reason
     assert "strain 1.000" in reason
 
 

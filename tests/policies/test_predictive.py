@@ -10,6 +10,7 @@ import pytest
 
 from controller.profiles import Profile
 from controller.signals import Correction, Load
+from policies.goals import Goals
 from policies.predictive import Predictive
 from tests.fakes import Running, load, profile, profile_data, slo_policy
 
@@ -18,7 +19,7 @@ SMALL_LAYER = {"num_experts": 16, "size": 1 / 16, "spread": 1.0}
 
 def predictive(*, floor: float = 1, ceiling: float = 8) -> Running:
     """The ceiling runs at first."""
-    policy = Predictive(profile(), ttft_s=1.0, tpot_s=0.1, floor=floor, ceiling=ceiling)
+    policy = Predictive(profile(), Goals(ttft_s=1.0, tpot_s=0.1, floor=floor, ceiling=ceiling))
     return Running(policy, ceiling)
 
 
@@ -122,7 +123,8 @@ def test_overload_takes_the_least_strained_rung_also_if_it_is_not_the_lowest() -
     data["rungs"][0] |= {"plan": [3, 3, 3, 3], "mean_k": 3.0}
     data["rungs"][1] |= {"plan": [1, 1, 1, 11], "mean_k": 3.5}
     policy = Predictive(
-        Profile.model_validate_json(json.dumps(data)), ttft_s=1.0, tpot_s=0.01, floor=1, ceiling=8
+        Profile.model_validate_json(json.dumps(data)),
+        Goals(ttft_s=1.0, tpot_s=0.01, floor=1, ceiling=8),
     )
     budget = policy.decide(load(running_requests=100))
     assert (budget.mean_k, budget.reason[:8]) == (3.5, "overload")
@@ -155,7 +157,8 @@ def test_long_contexts_take_longer() -> None:
     data = profile_data()
     data["step_time"] |= {"prefill_key_s": 0.00001, "decode_key_s": 0.00002}
     policy = Predictive(
-        Profile.model_validate_json(json.dumps(data)), ttft_s=1.0, tpot_s=0.1, floor=8, ceiling=8
+        Profile.model_validate_json(json.dumps(data)),
+        Goals(ttft_s=1.0, tpot_s=0.1, floor=8, ceiling=8),
     )
     # A prompt of 100 tokens reads 5050 keys, which takes 50.5 ms; 10 requests read 1500 a step.
     budget = policy.decide(load(running_requests=10))
@@ -194,5 +197,5 @@ def test_bounds_without_a_rung_are_refused() -> None:
 
 def test_the_margin_is_taken_off_the_objectives() -> None:
     chosen = slo_policy(slo={"ttft_s": 1.0, "tpot_s": 0.1, "margin": 0.5})
-    budget = Predictive.from_slo_policy(chosen, profile()).decide(load())
+    budget = Predictive(profile(), Goals.of(chosen)).decide(load())
     assert "/0.500 s" in budget.reason and "/0.050 s" in budget.reason

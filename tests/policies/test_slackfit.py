@@ -7,12 +7,13 @@ At k' 1, 2, 4 and 8 a backlog of 1000 tokens takes 0.2, 0.3, 0.5 and 0.9 s, and 
 import pytest
 
 from controller.signals import Budget, Correction, Load
+from policies.goals import Goals
 from policies.slackfit import SlackFit
 from tests.fakes import load, profile, slo_policy
 
 
 def slackfit(*, tpot_s: float = 0.1, floor: float = 1, ceiling: float = 8) -> SlackFit:
-    return SlackFit(profile(), ttft_s=1.0, tpot_s=tpot_s, floor=floor, ceiling=ceiling)
+    return SlackFit(profile(), Goals(ttft_s=1.0, tpot_s=tpot_s, floor=floor, ceiling=ceiling))
 
 
 def choice(of: Load) -> float:
@@ -82,5 +83,5 @@ def test_only_rungs_between_floor_and_ceiling_are_taken() -> None:
 
 def test_objectives_and_margin_come_from_the_slo_policy() -> None:
     chosen = slo_policy(slo={"ttft_s": 1.0, "tpot_s": 0.1, "margin": 0.5})
-    reason = SlackFit.from_slo_policy(chosen, profile()).decide(load()).reason
+    reason = SlackFit(profile(), Goals.of(chosen)).decide(load()).reason
     assert "/0.500 s" in reason and "/0.050 s" in reason

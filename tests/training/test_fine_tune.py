@@ -106,8 +106,8 @@ def test_a_fine_tuned_checkpoint_can_be_calibrated(
         max_batch_tokens=64,
     )
     profile = calibrate(measured, [1, 2], repeats=1, noise_bound=10.0)
-    assert profile.rungs[0].mean_k == 1
-    assert profile.rungs[-1].mean_k == 2
+    # A plan by layer half-way between is a rung if the few windows say so.
+    assert [rung.mean_k for rung in profile.rungs] in ([1, 2], [1, 1.5, 2])
 
 
 def test_adapters_reach_attention_experts_and_routers_and_nothing_else(
