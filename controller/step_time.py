@@ -73,11 +73,8 @@ class StepTime(Strict):
         distinct = [layer.distinct(k, work.tokens) for layer, k in pairs]
         return sum(self._parts(work, [k * work.tokens for k in plan], distinct))
 
-    def ran_s(self, step: Step) -> float:
-        """What a step that ran should have taken."""
-        return sum(self.ran_parts(step))
-
     def ran_parts(self, step: Step) -> Parts:
+        """What a step that ran should have taken."""
         return self._parts(step.work, step.expert_slots, step.distinct_experts)
 
     def corrected(self, correction: Correction) -> "StepTime":

@@ -58,7 +58,8 @@ def calibrate(
     uniform = [(k,) * len(full) for k in ks]
     experts = _experts(measured)
     timed = measured.steps(FITTED, [*uniform, *single_layers(full, ks[0])], repeats)
-    first_fit = _fit(Timings(timed, experts), max_batch_tokens)
+    first = Timings(timed, experts)
+    first_fit = first.fit(first.points(lambda shape: not is_held_out(shape, max_batch_tokens)))
     losses = sensitivities(
         checkpoint,
         measured.windows[CHOOSING],
@@ -160,10 +161,6 @@ def _experts(measured: Measurements) -> list[tuple[int, float]]:
     return [
         (layer.num_experts, size / max(sizes)) for layer, size in zip(layers, sizes, strict=True)
     ]
-
-
-def _fit(timings: Timings, max_batch_tokens: int) -> StepTime:
-    return timings.fit(timings.points(lambda shape: not is_held_out(shape, max_batch_tokens)))
 
 
 def _sensitivity(measured: Measurements, chosen: Candidates) -> Sensitivity:

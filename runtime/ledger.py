@@ -19,13 +19,13 @@ class Ledger:
     """Raises LedgerError if the file was begun under other settings."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self._path = path
+        self._path, self._settings = path, settings
         self._values: dict[str, Any] = {}
         if path.exists():
             begun_with, self._values = _read(path)
             if self._values:
                 self._check(begun_with, settings)
-        self._write({FIRST: settings})
+        self._write()
 
     @property
     def resumed(self) -> int:
@@ -43,8 +43,7 @@ class Ledger:
     def forget(self, prefix: str) -> None:
         """All whose key begins so."""
         self._values = {k: v for k, v in self._values.items() if not k.startswith(prefix)}
-        begun_with, _ = _read(self._path)
-        self._write({FIRST: begun_with})
+        self._write()
 
     def close(self) -> None:
         """The work is done: nothing is left to go on with."""
@@ -59,8 +58,8 @@ class Ledger:
                     "go on with the same settings, or delete the file to begin anew"
                 )
 
-    def _write(self, first: Mapping[str, Any]) -> None:
-        rows = [first, *({key: value} for key, value in self._values.items())]
+    def _write(self) -> None:
+        rows = [{FIRST: self._settings}, *({key: value} for key, value in self._values.items())]
         # Beside and moved: an interrupt here must not lose what was kept.
         beside = self._path.with_name(self._path.name + ".new")
         beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
