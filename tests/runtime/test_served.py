@@ -13,6 +13,8 @@ from urllib.request import Request, urlopen
 import pytest
 import ray
 import torch
+from ray import serve
+from ray.serve.schema import ApplicationStatus
 from typer.testing import CliRunner
 
 from commands.main import app
@@ -20,7 +22,7 @@ from controller.config import PolicyChoice, SloPolicy
 from controller.policy_file import load_policy
 from controller.profiles import load_profile
 from runtime.checkpoint import load_checkpoint
-from runtime.cluster import LocalCluster
+from runtime.cluster import APP, LocalCluster
 from runtime.deployment import configure, read_serve_yaml
 from simulations.load import replay
 from simulations.prompts import Prompts
@@ -271,6 +273,9 @@ def test_an_applied_policy_reaches_all_lasts_and_yields_to_a_deployment(
     status = service.cluster.status()
     assert (status["slo_policy"]["policy"]["k"], status["applied"]) == (2, True)
     assert "applied, until the next deployment" in service.command("status", *url)
+
+    # Until Serve itself has seen the replica recover, it calls any deployment unhealthy.
+    service.wait(lambda _: serve.status().applications[APP].status == ApplicationStatus.RUNNING)
 
     # Serve does not tell the replicas of a deployment that changes nothing.
     service.cluster.deploy(configure(service._config, slo_policy=fixed(8)))
