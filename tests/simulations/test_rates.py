@@ -1,0 +1,37 @@
+"""Rates are the profile's, or bent through two measured ends."""
+
+import pytest
+
+from simulations.rates import anchored, full_rate, rung_rates
+from tests.fakes import profile
+
+# A prompt of 100 tokens takes 20, 30, 50 and 90 ms at k' 1, 2, 4 and 8; of ten decoded tokens each
+# adds 0.1 ms times k' to the steps of the others.
+REQUEST_S = (0.021, 0.032, 0.054, 0.098)
+
+
+def test_a_rung_completes_what_its_requests_leave_time_for() -> None:
+    assert rung_rates(profile(), 100, 10, replicas=1) == pytest.approx([1 / s for s in REQUEST_S])
+
+
+def test_replicas_multiply() -> None:
+    assert rung_rates(profile(), 100, 10, replicas=3) == pytest.approx([3 / s for s in REQUEST_S])
+
+
+def test_the_full_rung_is_the_last_of_this_profile() -> None:
+    assert full_rate(profile(), 100, 10, replicas=2) == pytest.approx(2 / REQUEST_S[3])
+
+
+def test_anchored_rates_have_what_was_measured_at_both_ends() -> None:
+    rates_C = rung_rates(profile(), 100, 10, replicas=1)
+    assert anchored(rates_C, 0, 3, (rates_C[0], rates_C[3])) == pytest.approx(rates_C)
+    # 33 of 77 ms lie between k' 1 and 4: 33/77 of the way from 50 to 100 ms.
+    low, _, between, high = anchored(rates_C, 0, 3, (20.0, 10.0))
+    assert (low, high) == pytest.approx((20.0, 10.0))
+    assert between == pytest.approx(1 / (0.05 + 0.05 * 33 / 77))
+
+
+def test_measured_ends_the_wrong_way_round_are_refused() -> None:
+    rates_C = rung_rates(profile(), 100, 10, replicas=1)
+    with pytest.raises(ValueError, match="measured 10 and 20 requests/s where the profile has"):
+        anchored(rates_C, 0, 3, (10.0, 20.0))
