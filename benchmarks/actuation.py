@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from controller.config import PolicyChoice, SloPolicy
+from commands.stage import CHECKPOINT, fixed
 from controller.policy_file import load_policy
 from runtime.cluster import LocalCluster
 from runtime.deployment import configure, read_serve_yaml
@@ -25,7 +25,6 @@ from simulations.prompts import Prompts
 from simulations.results import Record
 from simulations.traces import Request
 
-CHECKPOINT = Path("checkpoints/prose-52m")
 PROMPT_TOKENS, OUTPUT_TOKENS = 512, 8  # near the means of the code trace at 2048 tokens of context
 SEED = 1
 
@@ -61,10 +60,6 @@ def summary(changes_ms: list[float], records: list[Record]) -> dict[str, float]:
         "requests_answered": len(records),
         "requests_not_completed": sum(not record.completed for record in records),
     }
-
-
-def fixed(slo_policy: SloPolicy, k: int) -> SloPolicy:
-    return slo_policy.model_copy(update={"policy": PolicyChoice(name="fixed", k=k)})
 
 
 class Load(threading.Thread):

@@ -17,13 +17,13 @@ from rich.progress import track
 from rich.table import Table
 
 import policies
-from controller.allocator import Allocator, plan_at
+from controller.config import DEFAULT_CLASS
 from controller.estimator import Estimator
 from controller.journal import FileJournal
-from controller.loop import Controller
+from controller.levels import safe_plan
 from controller.policy_file import load_policy
 from controller.profiles import load_profile
-from controller.signals import Sample, Step, Work
+from controller.signals import ClassSample, Sample, Step, Work
 
 CHECKPOINT, POLICY = Path("checkpoints/prose-52m"), Path("policies/interactive.yaml")
 JOURNAL = Path("runs/tick-journal.jsonl")
@@ -55,12 +55,12 @@ def measure(replicas: int, ticks: int, period_s: float) -> tuple[list[float], li
     """Seconds of every tick, and of taking in the heartbeats before it."""
     profile, slo_policy = load_profile(CHECKPOINT / "profile.json"), load_policy(POLICY)
     cadence = slo_policy.cadence
-    controller = Controller(
+    controller = policies.controller_of(
+        slo_policy,
+        profile,
         Estimator(profile, stale_s=cadence.stale_s, forget_s=cadence.lease_s),
-        policies.build(slo_policy, profile),
-        Allocator(profile),
         FileJournal(JOURNAL),
-        plan_at(profile, slo_policy.experts.safe, epoch=1),
+        safe_plan(slo_policy, profile, epoch=1),
     )
     chance, tick_s, observe_s = random.Random(0), [], []
     for number in track(range(ticks), f"{replicas} replicas", transient=True):
@@ -79,9 +79,7 @@ def measure(replicas: int, ticks: int, period_s: float) -> tuple[list[float], li
 def busy(replica: str, chance: random.Random) -> Sample:
     work = Work(156, 4, 156 * 200, 4 * 300)
     step = Step(work, 0.02 * chance.lognormvariate(0, 0.2), (640,) * 4, (31,) * 4)
-    return Sample(
-        replica=replica,
-        epoch=1,
+    part = ClassSample(
         waiting_requests=3,
         waiting_tokens=300,
         running_requests=4,
@@ -91,6 +89,11 @@ def busy(replica: str, chance: random.Random) -> Sample:
         arrived_output_tokens=20,
         ttfts_s=(chance.lognormvariate(-1, 0.5),),
         tpots_s=(chance.lognormvariate(-3, 0.3),),
+    )
+    return Sample(
+        replica=replica,
+        epoch=1,
+        classes={DEFAULT_CLASS: part},
         steps=(step,) * STEPS,
     )
 

@@ -1,6 +1,5 @@
 """What `kprime demo` says in the end: its JSON, its table, its page. Takes runs, starts nothing."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,26 +7,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from commands.stage import Run
 from controller.config import SloPolicy
 from controller.profiles import Profile
 from simulations.html_report import Rows, write_page
-from simulations.results import Record, summarise
 from simulations.schedule import burst_end_s, peak_rps
-from simulations.timeline import Tick, recovery_s, step_time_error, switches_per_min
+from simulations.timeline import recovery_s
 
 if TYPE_CHECKING:
     from simulations.plots import Frame
 
 PEAK_WINDOW_S = 5.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """One arm as it ran."""
-
-    records: list[Record]
-    ticks: list[Tick]
-    actuation_ms: list[float]
 
 
 def result_of(
@@ -40,14 +30,7 @@ def result_of(
     length_factor: float,
 ) -> dict[str, Any]:
     slo = slo_policy.slo
-    arms = {
-        name: {
-            **summarise(run.records, slo.ttft_s, slo.tpot_s),
-            "switches_per_min": switches_per_min(run.ticks),
-            "step_time_error": step_time_error(run.ticks),
-        }
-        for name, run in runs.items()
-    }
+    arms = {name: run.figures(slo_policy.slo_classes) for name, run in runs.items()}
     end_s = burst_end_s(frame.requests, frame.capacity_full_rps, PEAK_WINDOW_S)
     changes_ms = runs["kprime"].actuation_ms
     p50, p99 = np.percentile(changes_ms, [50, 99]).tolist() if changes_ms else (None, None)
@@ -73,6 +56,7 @@ def result_of(
 
 ROWS = {
     "requests offered": "offered",
+    "refused, told when to retry": "shed",
     "failed": "failed",
     "SLO attainment": "attainment",
     "2-s windows with a miss": "violating_windows_2s",

@@ -6,7 +6,8 @@ only checks what the operator wrote and shows what came out.
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,14 +17,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from commands.exits import BAD_INPUT, FAILED, bad_input, check_outputs, read_text, stop
+from controller.config import DEFAULT_CLASS, SloClass
 from simulations.load import LoadError, replay
+from simulations.mix import Mix, parse_mix, require_known, with_classes
 from simulations.prompts import Prompts
 from simulations.results import Record, summarise, write_records
-from simulations.schedule import Requests, cut, fit_lengths, scale_rate
+from simulations.schedule import Requests, cut, fit_lengths, mean_lengths, scale_rate
 from simulations.traces import Trace, read_trace
 
 CHECKPOINT = Path("checkpoints/prose-52m")
 LATENESS_SHARE = 0.05  # of the TTFT objective; sends later than that spoil the measurement
+TTFT_SLO_S, TPOT_SLO_S = 1.0, 0.1
+COUNTS = ("completed", "shed", "failed")
 
 
 def load(
@@ -40,19 +45,27 @@ def load(
     ] = None,
     profile: Annotated[Path | None, typer.Option(help="The served model's profile.json")] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Replicas behind the url, for --load")] = 2,
-    slo_class: Annotated[str | None, typer.Option(help="Sent as X-SLO-Class")] = None,
+    slo_class: Annotated[
+        str | None,
+        typer.Option(help="Sent as X-SLO-Class: NAME, or shares such as premium=0.3,batch=0.7"),
+    ] = None,
+    policy_file: Annotated[
+        Path | None, typer.Option(help="SLO policy: the objectives, by class")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Default: the first the server lists")] = None,
     text: Annotated[Path, typer.Option(help="Prompts are cut from it")] = CHECKPOINT / "test.txt",
     tokenizer: Annotated[Path, typer.Option(help="Counts their tokens")] = CHECKPOINT
     / "tokenizer.json",
     context: Annotated[int, typer.Option(help="Tokens of prompt and output together")] = 2048,
     ttft_slo: Annotated[
-        float, typer.Option(min=0.001, help="Seconds from scheduled arrival")
-    ] = 1.0,
+        float | None,
+        typer.Option(min=0.001, help=f"Seconds from scheduled arrival; default {TTFT_SLO_S:g}"),
+    ] = None,
     tpot_slo: Annotated[
-        float, typer.Option(min=0.001, help="Seconds per token after the first")
-    ] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the prompts and of the rate scaling")] = 0,
+        float | None,
+        typer.Option(min=0.001, help=f"Seconds per token after the first; default {TPOT_SLO_S:g}"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of prompts, rate scaling and classes")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Summary to write")] = None,
     requests_file: Annotated[
         Path | None, typer.Option("--requests", help="One JSON line a request to write")
@@ -67,6 +80,8 @@ def load(
     if not url.startswith(("http://", "https://")):
         stop(f"--url {url}: expected http://HOST:PORT", BAD_INPUT)
     check_outputs({"--json": json_file, "--requests": requests_file})
+    mix = _mix(slo_class)
+    slo_classes = _slo_classes(policy_file, ttft_slo, tpot_slo, mix)
     prompts = _prompts(text, tokenizer)
     with bad_input("--trace"):
         read = read_trace(trace)
@@ -81,10 +96,12 @@ def load(
         rate = load * full_rps
     if rate is not None:
         requests = _at_rate(requests, read, start, duration, rate, seed)
+    if mix:
+        requests = with_classes(requests, mix, seed)
     _describe(console, read, requests, length_factor)
-    records = _run(console, url, model, requests, prompts, seed, slo_class)
+    records = _run(console, url, model, requests, prompts, seed)
     arm = {
-        **summarise(records, ttft_slo, tpot_slo),
+        **summarise(records, slo_classes),
         # Only the server's own journal could tell.
         "switches_per_min": None,
         "over_degradation": None,
@@ -93,9 +110,37 @@ def load(
         write_records(requests_file, records)
     if json_file:
         _write_summary(json_file, read.name, load, arm)
-    _show(console, arm, ttft_slo, tpot_slo)
+    _show(console, arm, slo_classes)
     if not arm["completed"]:
         stop(f"no request completed at {url}; the last: {records[-1].error}", FAILED)
+
+
+def _mix(slo_class: str | None) -> Mix | None:
+    if slo_class is None:
+        return None
+    with bad_input("--slo-class"):
+        return parse_mix(slo_class)
+
+
+def _slo_classes(
+    policy_file: Path | None, ttft_slo_s: float | None, tpot_slo_s: float | None, mix: Mix | None
+) -> Mapping[str, SloClass]:
+    """The objectives by class: a policy's, or one pair for all."""
+    for option, slo_s in (("--ttft-slo", ttft_slo_s), ("--tpot-slo", tpot_slo_s)):
+        if slo_s is not None and not isfinite(slo_s):
+            stop(f"{option} {slo_s:g}: expected seconds, 0.001 or more", BAD_INPUT)
+    if policy_file is None:
+        one = SloClass(ttft_s=ttft_slo_s or TTFT_SLO_S, tpot_s=tpot_slo_s or TPOT_SLO_S)
+        return dict.fromkeys(mix or [DEFAULT_CLASS], one)
+    if ttft_slo_s is not None or tpot_slo_s is not None:
+        stop("--policy-file and --ttft-slo or --tpot-slo both set objectives: give one", BAD_INPUT)
+    from controller.policy_file import load_policy
+
+    with bad_input("--policy-file"):
+        slo_classes = load_policy(policy_file).slo_classes
+    with bad_input("--slo-class"):
+        require_known(mix or {}, slo_classes)
+    return slo_classes
 
 
 def _prompts(text: Path, tokenizer: Path) -> Prompts:
@@ -115,13 +160,11 @@ def _capacity_rps(
     if profile_file is None:
         stop("--load: needs --profile, the profile.json of the served model", BAD_INPUT)
     from controller.profiles import load_profile
+    from simulations.rates import full_rate
 
     with bad_input("--profile"):
         profile = load_profile(profile_file)
-    full = next(rung for rung in profile.rungs if rung.mean_k == profile.full_k)
-    prompt = sum(request.input_tokens for request in requests) / len(requests)
-    output = sum(request.output_tokens for request in requests) / len(requests)
-    return replicas / full.cost.request_s(prompt, output, profile.max_batch_tokens)
+    return full_rate(profile, *mean_lengths(requests), replicas)
 
 
 def _at_rate(
@@ -156,7 +199,6 @@ def _run(
     requests: Requests,
     prompts: Prompts,
     seed: int,
-    slo_class: str | None,
 ) -> list[Record]:
     columns = (TextColumn("answered"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # Drawn rarely: the processor may be the server's too.
@@ -168,7 +210,6 @@ def _run(
             requests,
             prompts,
             seed=seed,
-            slo_class=slo_class,
             on_event=lambda _: progress.advance(bar),
         )
         try:
@@ -183,29 +224,48 @@ def _write_summary(file: Path, trace: str, load: float | None, arm: dict[str, An
     file.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
-def _show(console: Console, arm: dict[str, Any], ttft_slo_s: float, tpot_slo_s: float) -> None:
-    table = Table("", "", show_header=False)
-    counts = ", ".join(f"{arm[name]} {name}" for name in ("offered", "completed", "shed", "failed"))
-    table.add_row("requests", counts)
-    table.add_row(
-        f"met TTFT {ttft_slo_s:g} s and TPOT {tpot_slo_s:g} s", _number(arm["attainment"])
-    )
-    table.add_row("served quality, k'", _numbers(arm, ("served_quality", "mean_k")))
-    table.add_row("effective quality", _number(arm["effective_quality"]))
-    for name in ("ttft", "tpot"):
-        ranks = tuple(f"{name}_p{rank}_s" for rank in (50, 95, 99))
-        table.add_row(f"{name.upper()} p50, p95, p99 in s", _numbers(arm, ranks))
-    table.add_row(
-        "2-s windows with a miss", f"{arm['violating_windows_2s']} of {arm['windows_2s']}"
-    )
+def _show(console: Console, arm: dict[str, Any], slo_classes: Mapping[str, SloClass]) -> None:
+    """A column for each class, beside one for all requests if there are several."""
+    columns = arm["classes"] if len(arm["classes"]) == 1 else {"all": arm, **arm["classes"]}
+    table = Table("", *columns)
+    for label, cells in _rows(columns, slo_classes).items():
+        table.add_row(label, *cells)
+    counts = ", ".join(f"{arm[name]} {name}" for name in ("offered", *COUNTS))
+    console.print(counts)
     console.print(table)
-    if arm["lateness_p99_s"] > LATENESS_SHARE * ttft_slo_s:
+    tightest_s = min(slo_classes[name].ttft_s for name in arm["classes"])
+    if arm["lateness_p99_s"] > LATENESS_SHARE * tightest_s:
         late = f"sends were late (p99 {arm['lateness_p99_s']:.3f} s)"
         console.print(f"[yellow]{late}: this machine cannot keep the schedule; distrust the run")
 
 
-def _numbers(arm: dict[str, Any], names: Sequence[str]) -> str:
-    return ", ".join(_number(arm[name]) for name in names)
+def _rows(
+    columns: Mapping[str, dict[str, Any]], slo_classes: Mapping[str, SloClass]
+) -> dict[str, list[str]]:
+    def row(*names: str) -> list[str]:
+        return [", ".join(_number(column[name]) for name in names) for column in columns.values()]
+
+    refusals = {
+        "shed with Retry-After": row("shed_with_retry_after"),
+        "Retry-After p50, longest in s": row("retry_after_p50_s", "retry_after_max_s"),
+    }
+    return {
+        "objectives: TTFT, TPOT in s": [_objectives(slo_classes.get(name)) for name in columns],
+        "met their objectives": row("attainment"),
+        "offered": row("offered"),
+        "completed, shed, failed": row(*COUNTS),
+        **(refusals if any(column["shed"] for column in columns.values()) else {}),
+        "served quality, k'": row("served_quality", "mean_k"),
+        "effective quality": row("effective_quality"),
+        "TTFT p50, p95, p99 in s": row("ttft_p50_s", "ttft_p95_s", "ttft_p99_s"),
+        "TPOT p50, p95, p99 in s": row("tpot_p50_s", "tpot_p95_s", "tpot_p99_s"),
+        "longest answer in s": row("longest_s"),
+        "2-s windows with a miss, of": row("violating_windows_2s", "windows_2s"),
+    }
+
+
+def _objectives(slo: SloClass | None) -> str:
+    return "each its own" if slo is None else f"{slo.ttft_s:g}, {slo.tpot_s:g}"
 
 
 def _number(value: float | None) -> str:

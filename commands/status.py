@@ -12,6 +12,9 @@ from rich.table import Table
 
 from commands.exits import check_outputs
 from commands.server import DEFAULT_URL, check_url, status_of
+from controller.config import DEFAULT_CLASS
+
+LEAST_SHOWN_RPS = 0.01
 
 
 def status(
@@ -55,8 +58,10 @@ def rows(said: dict[str, Any]) -> Iterable[tuple[str, str]]:
     if slo_policy.get("mode") == "dry-run" and budget:
         yield "dry run", f"would serve k' {budget['mean_k']:g}; serves the safe plan"
     if load:
-        yield from _load(load, slo_policy["slo"])
+        yield from _load(load, slo_policy)
     yield "replicas", _replicas(said, load)
+    if wish := said.get("replica_wish"):
+        yield "replicas wanted", f"{wish['replicas'] or 'as many as there are'}: {wish['reason']}"
     for replica, use in said.get("expert_use", {}).items():
         yield f"experts, {_short(replica)}", _expert_use(use)
 
@@ -71,7 +76,7 @@ def _policy(slo_policy: dict[str, Any], said: dict[str, Any]) -> str:
     )
 
 
-def _load(load: dict[str, Any], slo: dict[str, Any]) -> Iterable[tuple[str, str]]:
+def _load(load: dict[str, Any], slo_policy: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield (
         "arrivals",
         f"{_number(load['arrival_rps'])} requests/s (sustained "
@@ -82,11 +87,35 @@ def _load(load: dict[str, Any], slo: dict[str, Any]) -> Iterable[tuple[str, str]
         "queue",
         f"{_number(load['waiting_requests'])} wait with {_number(load['waiting_tokens'])} tokens, "
         f"the oldest for {_number(load['oldest_wait_s'])} s; "
-        f"{_number(load['running_requests'])} run",
+        f"{_number(load['running_requests'])} run"
+        f"{_refused(sum(each['shed_rps'] or 0.0 for each in load['classes'].values()))}",
     )
-    for name in ("ttft", "tpot"):
-        yield f"{name.upper()} p95", _latency(load[f"{name}_p95_s"], slo[f"{name}_s"])
+    if load["classes"].keys() - {DEFAULT_CLASS}:
+        yield from _classes(load["classes"], slo_policy)
+    else:
+        for name in ("ttft", "tpot"):
+            objective_s = slo_policy["slo"][f"{name}_s"]
+            yield f"{name.upper()} p95", _latency(load[f"{name}_p95_s"], objective_s)
     yield "step time", _step_time(load)
+
+
+def _classes(classes: dict[str, Any], slo_policy: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """Those with requests of late, the highest priority first."""
+    known = {DEFAULT_CLASS: slo_policy["slo"] | {"priority": 0}, **slo_policy["classes"]}
+    tokens = sum(each["share"] for each in classes.values()) or 1.0
+    for name in sorted(classes.keys() & known, key=lambda name: -known[name]["priority"]):
+        each, slo = classes[name], known[name]
+        yield (
+            f"class {name}",
+            f"{each['share'] / tokens:.0%} of the tokens; {each['waiting_requests']} wait, "
+            f"{each['running_requests']} run{_refused(each['shed_rps'] or 0.0)}; "
+            f"TTFT p95 {_latency(each['ttft_p95_s'], slo['ttft_s'])}; "
+            f"TPOT p95 {_latency(each['tpot_p95_s'], slo['tpot_s'])}",
+        )
+
+
+def _refused(rps: float) -> str:
+    return f", {rps:.2g} refused a second" if rps >= LEAST_SHOWN_RPS else ""
 
 
 def _latency(p95_s: float | None, objective_s: float) -> str:

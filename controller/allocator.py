@@ -1,22 +1,20 @@
-"""Budget -> plan: the rung of the profile that is nearest, since only rungs are measured."""
+"""Budget -> plan: the level that is nearest, since only its rungs are measured."""
 
-from controller.profiles import Profile
+from collections.abc import Mapping, Sequence
+
+from controller.levels import Level
 from controller.signals import Budget, Plan
 
 
 class Allocator:
-    """The plan of the nearest rung; of two as near, the better one."""
+    """The plan of the nearest level at the classes' present shares; of two as near, the better."""
 
-    def __init__(self, profile: Profile) -> None:
-        self._profile = profile
+    def __init__(self, levels: Sequence[Level]) -> None:
+        self._best_first = levels[::-1]
 
-    def allocate(self, budget: Budget, previous: Plan) -> Plan:
-        """The same plan object while the rung stays; else a new one with the next epoch."""
-        plan = plan_at(self._profile, budget.mean_k, previous.epoch + 1)
-        return previous if plan.k == previous.k else plan
-
-
-def plan_at(profile: Profile, mean_k: float, epoch: int) -> Plan:
-    """The rung nearest to a mean k', as a plan."""
-    rung = profile.nearest(mean_k)
-    return Plan(epoch, rung.plan, rung.quality)
+    def allocate(self, budget: Budget, shares: Mapping[str, float], previous: Plan) -> Plan:
+        """The same plan object while the level stays; else a new one with the next epoch."""
+        level = min(self._best_first, key=lambda each: abs(each.mean_k(shares) - budget.mean_k))
+        plan = level.plan(previous.epoch + 1)
+        stays = plan.k == previous.k and plan.class_k == previous.class_k
+        return previous if stays else plan

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Iterable, Iterator
 
 from ddsketch import DDSketch
 
@@ -76,6 +77,27 @@ class RecentRatio:
         return sum(above for _, above, _ in self._seconds) / denominator
 
 
+class RecentMinimum:
+    """The least of the values of late, in constant time a value.
+
+    Of a queue's waits it tells a standing queue from a burst that drains (CoDel, RFC 8289).
+    """
+
+    def __init__(self) -> None:
+        self._rising: deque[tuple[float, float]] = deque()  # what can still become the least
+
+    def add(self, value: float, now_s: float) -> None:
+        while self._rising and self._rising[-1][1] >= value:
+            self._rising.pop()
+        self._rising.append((now_s, value))
+
+    def value(self, now_s: float, span_s: float) -> float | None:
+        """Of the last `span_s` seconds; what is older is forgotten. None where there was none."""
+        while self._rising and self._rising[0][0] < now_s - span_s:
+            self._rising.popleft()
+        return self._rising[0][1] if self._rising else None
+
+
 class RecentQuantiles:
     """Quantiles of the values of the last `span_s` seconds, to the second, each within 1 %.
 
@@ -95,10 +117,19 @@ class RecentQuantiles:
 
     def quantile(self, share: float, now_s: float) -> float | None:
         """The value that `share` of them does not exceed; None when there is none."""
+        return quantile_of([self], share, now_s)
+
+    def sketches(self, now_s: float) -> Iterator[DDSketch]:
         while self._seconds and self._seconds[0][0] < now_s - self._span_s:
             self._seconds.popleft()
-        merged = DDSketch(RELATIVE_ERROR)
-        for _, sketch in self._seconds:
+        yield from (sketch for _, sketch in self._seconds)
+
+
+def quantile_of(several: Iterable[RecentQuantiles], share: float, now_s: float) -> float | None:
+    """The value that `share` of the values of all does not exceed; None when there is none."""
+    merged = DDSketch(RELATIVE_ERROR)
+    for each in several:
+        for sketch in each.sketches(now_s):
             merged.merge(sketch)
-        found = merged.get_quantile_value(share)
-        return None if found is None else float(found)
+    found = merged.get_quantile_value(share)
+    return None if found is None else float(found)

@@ -6,15 +6,31 @@ is checked where the two meet. Reading a file, with line numbers, is `policy_fil
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+
+from controller.problems import PolicyError, problems_of, refusal
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NumExperts = Annotated[int, Field(ge=1)]
+NumWaiting = Annotated[int, Field(ge=1)]
+Late = Literal["refuse", "serve"]
+ClassName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$",
+        description="letters, digits, _ and -, at most 64",
+    ),
+]
+KeyDigest = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="the SHA-256 of an API key, 64 hex digits in lower case",
+    ),
+]
+DEFAULT_CLASS = "default"  # of requests that name none
 PolicyName = Literal["predictive", "ladder", "fixed", "aimd", "gradient", "pid", "slackfit", "lp"]
 
 
@@ -48,7 +64,7 @@ class Experts(_Section):
     @classmethod
     def _ceiling_reaches_floor(cls, ceiling: int, info: ValidationInfo) -> int:
         if ceiling < info.data.get("floor", ceiling):
-            raise _refusal(f"should be at least floor ({info.data['floor']})")
+            raise refusal(f"should be at least floor ({info.data['floor']})")
         return ceiling
 
     @field_validator("safe")
@@ -56,7 +72,7 @@ class Experts(_Section):
     def _safe_is_within_bounds(cls, safe: int, info: ValidationInfo) -> int:
         floor, ceiling = info.data.get("floor", safe), info.data.get("ceiling", safe)
         if not floor <= safe <= ceiling:
-            raise _refusal(f"should be within floor..ceiling ({floor}..{ceiling})")
+            raise refusal(f"should be within floor..ceiling ({floor}..{ceiling})")
         return safe
 
 
@@ -73,10 +89,43 @@ class PolicyChoice(_Section):
     def _only_fixed_takes_k(cls, k: int | None, info: ValidationInfo) -> int | None:
         name = info.data.get("name")
         if name == "fixed" and k is None:
-            raise _refusal("should be the k' to hold, an integer within floor..ceiling")
+            raise refusal("should be the k' to hold, an integer within floor..ceiling")
         if name not in ("fixed", None) and k is not None:
-            raise _refusal("should be left out: only the policy named fixed takes k")
+            raise refusal("should be left out: only the policy named fixed takes k")
         return k
+
+
+class SloClass(_Section):
+    """Requests that share objectives. What is left out is as for requests that name no class."""
+
+    ttft_s: Seconds = Field(description="from a request's arrival to its first token, seconds")
+    tpot_s: Seconds = Field(description="mean gap between a request's later tokens, seconds")
+    priority: int = Field(
+        default=0,
+        description="an integer; a higher one goes first, and gives up experts and requests last",
+    )
+    floor: NumExperts | None = Field(
+        default=None, description="lowest k' of this class, within floor..ceiling of experts"
+    )
+    max_waiting: NumWaiting | None = Field(
+        default=None, description="as admission.max_waiting, of this class"
+    )
+    late: Late | None = Field(default=None, description="as admission.late, of this class")
+
+
+class Admission(_Section):
+    max_waiting: NumWaiting = Field(
+        default=256,
+        description="the most requests of a class that wait for their first token on a replica",
+    )
+    late: Late = Field(
+        default="refuse",
+        description="refuse what cannot meet its TTFT objective any more, or serve it late",
+    )
+    standing_s: Seconds = Field(
+        default=1.0,
+        description="a queue that has stood for so long is shed from, seconds",
+    )
 
 
 class Guard(_Section):
@@ -96,6 +145,43 @@ class Guard(_Section):
         description="above this error of predicted step times, a share, the ladder takes over "
         "from predictive; above 0",
     )
+
+
+class Replicas(_Section):
+    """When to ask for another number of replicas; what bounds it is Serve's to know."""
+
+    utilisation: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="plan for this share of an engine's time, above 0, at most 1",
+    )
+    up_at: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="more are asked for once the sustained load takes k' so far from full (0) "
+        "to the floor (1)",
+    )
+    up_after_s: Seconds = Field(
+        default=15.0,
+        description="and has done so for this long, less its breaks, seconds; k' bridges it",
+    )
+    down_after_s: Seconds = Field(
+        default=300.0,
+        description="fewer are asked for once full k' would have held with them for this long, "
+        "less its breaks, seconds; at least up_after_s",
+    )
+
+    @field_validator("down_after_s")
+    @classmethod
+    def _going_takes_no_less_than_coming(cls, down_after_s: float, info: ValidationInfo) -> float:
+        up_after_s = info.data.get("up_after_s", 0.0)
+        if down_after_s < up_after_s:
+            raise refusal(f"should be at least up_after_s ({up_after_s:g})")
+        return down_after_s
 
 
 class Cadence(_Section):
@@ -118,7 +204,7 @@ class Cadence(_Section):
     def _stale_outlasts_a_heartbeat(cls, stale_s: float, info: ValidationInfo) -> float:
         heartbeat_s = info.data.get("heartbeat_s", 0.0)
         if stale_s <= heartbeat_s:
-            raise _refusal(f"should be above heartbeat_s ({heartbeat_s:g})")
+            raise refusal(f"should be above heartbeat_s ({heartbeat_s:g})")
         return stale_s
 
     @field_validator("lease_s")
@@ -127,7 +213,7 @@ class Cadence(_Section):
         # One or two lost heartbeats are everyday: they must not throw a replica back to safe.
         least_s = 3 * info.data.get("heartbeat_s", 0.0)
         if lease_s <= least_s:
-            raise _refusal(f"should be above three times heartbeat_s ({least_s:g})")
+            raise refusal(f"should be above three times heartbeat_s ({least_s:g})")
         return lease_s
 
 
@@ -136,7 +222,17 @@ class SloPolicy(_Section):
     slo: Slo = Field(description="the objectives")
     experts: Experts = Field(description="bounds of k', the experts a token is given")
     policy: PolicyChoice = Field(description="who chooses k' within the bounds")
+    classes: Mapping[ClassName, SloClass] = Field(
+        default={}, description="SLO classes, by name, beside that of requests that name none"
+    )
+    api_keys: Mapping[KeyDigest, str] = Field(
+        default={}, description="the class of requests with an API key, by the key's SHA-256 in hex"
+    )
+    admission: Admission = Field(default=Admission(), description="which requests are refused")
     guard: Guard = Field(default=Guard(), description="what keeps k' from flapping")
+    replicas: Replicas = Field(
+        default=Replicas(), description="when another number of replicas is asked for"
+    )
     cadence: Cadence = Field(default=Cadence(), description="how often, and how late")
     mode: Literal["act", "dry-run"] = Field(
         default="act",
@@ -147,7 +243,7 @@ class SloPolicy(_Section):
     @classmethod
     def _version_is_known(cls, version: int) -> int:
         if version != 1:
-            raise _refusal("should be 1, the only version so far")
+            raise refusal("should be 1, the only version so far")
         return version
 
     @field_validator("policy")
@@ -156,36 +252,51 @@ class SloPolicy(_Section):
         experts = info.data.get("experts")
         if experts and policy.k and not experts.floor <= policy.k <= experts.ceiling:
             bounds = f"({experts.floor}..{experts.ceiling})"
-            raise _refusal(f"should be within floor..ceiling {bounds}", k=policy.k)
+            raise refusal(f"should be within floor..ceiling {bounds}", k=policy.k)
         return policy
 
+    @field_validator("classes")
+    @classmethod
+    def _classes_keep_the_bounds(
+        cls, classes: Mapping[str, SloClass], info: ValidationInfo
+    ) -> Mapping[str, SloClass]:
+        if DEFAULT_CLASS in classes:
+            raise refusal(
+                "should be left out: those are the requests that name no class, of slo",
+                **{DEFAULT_CLASS: classes[DEFAULT_CLASS].model_dump()},
+            )
+        experts = info.data.get("experts")
+        for name, each in classes.items():
+            if experts and each.floor and not experts.floor <= each.floor <= experts.ceiling:
+                bounds = f"({experts.floor}..{experts.ceiling})"
+                raise refusal(
+                    f"should be within floor..ceiling {bounds}", **{f"{name}.floor": each.floor}
+                )
+        return classes
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_lead_to_classes(
+        cls, api_keys: Mapping[str, str], info: ValidationInfo
+    ) -> Mapping[str, str]:
+        known = [DEFAULT_CLASS, *info.data.get("classes", {})]
+        for digest, name in api_keys.items():
+            if name not in known:
+                raise refusal(f"should be a class: {', '.join(known)}", **{digest: name})
+        return api_keys
+
     @property
-    def dry_run_k(self) -> int | None:
-        """The k' that is served whatever is decided; None if decisions count."""
-        return self.experts.safe if self.mode == "dry-run" else None
+    def slo_classes(self) -> Mapping[str, SloClass]:
+        """All of them, that of requests that name none included."""
+        default = SloClass(ttft_s=self.slo.ttft_s, tpot_s=self.slo.tpot_s)
+        return {DEFAULT_CLASS: default, **self.classes}
 
+    def priority_of(self, slo_class: str) -> int:
+        return self.slo_classes[slo_class].priority
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    key: str  # dotted; empty for the document as a whole
-    message: str
-    line: int | None = None  # counted from 1
-
-    def text(self, file: str = "") -> str:
-        place = ":".join(str(part) for part in (file, self.line) if part)
-        return ": ".join(part for part in (place, self.key, self.message) if part)
-
-
-class PolicyError(ValueError):
-    """Everything wrong with one policy document, one line a problem."""
-
-    def __init__(self, problems: list[Problem], file: str = "") -> None:
-        super().__init__(problems, file)  # both: or the error could not be pickled
-        self.problems = problems
-        self.file = file
-
-    def __str__(self) -> str:
-        return "\n".join(problem.text(self.file) for problem in self.problems)
+    @property
+    def dry_run(self) -> bool:
+        return self.mode == "dry-run"
 
 
 def parse_policy(data: object) -> SloPolicy:
@@ -193,59 +304,4 @@ def parse_policy(data: object) -> SloPolicy:
     try:
         return SloPolicy.model_validate(data)
     except ValidationError as error:
-        details = error.errors(include_url=False)
-    # A default that could not be worked out follows from a problem that is listed already.
-    raise PolicyError(
-        [_problem(each) for each in details if each["type"] != "default_factory_not_called"]
-    )
-
-
-def _refusal(message: str, **inner: object) -> PydanticCustomError:
-    """Refuses the value being validated or, if that is a section, one `key=value` within it."""
-    return PydanticCustomError("refused", "{message}", {"message": message, "inner": inner})
-
-
-def _problem(detail: ErrorDetails) -> Problem:
-    path = [str(part) for part in detail["loc"]]
-    value = detail["input"]
-    match detail["type"]:
-        case "extra_forbidden" | "invalid_key":
-            return Problem(".".join(path), _unknown_key(path))
-        case "missing":
-            description = _section(path[:-1]).model_fields[path[-1]].description
-            return Problem(".".join(path), f"is missing: {description}")
-        case "model_type":
-            message = f"should be a mapping with the keys {', '.join(_section(path).model_fields)}"
-        case _:
-            message = detail["msg"].replace("Input should", "should")
-    for key, inner_value in detail.get("ctx", {}).get("inner", {}).items():
-        path, value = [*path, key], inner_value
-    return Problem(".".join(path), f"{message}, given {_describe(value)}")
-
-
-def _unknown_key(path: list[str]) -> str:
-    accepted = list(_section(path[:-1]).model_fields)
-    closest = get_close_matches(path[-1], accepted, n=1)
-    hint = f"; did you mean {closest[0]}?" if closest else ""
-    return f"is not a known key, accepted: {', '.join(accepted)}{hint}"
-
-
-def _section(path: list[str]) -> type[BaseModel]:
-    """The model a path leads to; the document is two levels deep."""
-    section = SloPolicy.model_fields[path[0]].annotation if path else SloPolicy
-    assert isinstance(section, type) and issubclass(section, BaseModel)
-    return section
-
-
-def _describe(value: object) -> str:
-    """A value as an operator would recognise it, on one short line."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return "a list"
-    if isinstance(value, int) and abs(value) > 10**15:  # repr refuses integers of many digits
-        return "an integer of more than 15 digits"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise PolicyError(problems_of(error, SloPolicy)) from None

@@ -1,15 +1,16 @@
 """Samples of single replicas in, one Load of them all out: aggregate, smooth, mark the stale."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from controller.averages import DecayingMean, DecayingRatio, RecentQuantiles, RecentRatio
+from controller.averages import DecayingRatio, RecentRatio, quantile_of
+from controller.class_estimator import ClassEstimator
 from controller.correction import RecursiveCorrection
+from controller.forecast import ArrivalForecast
 from controller.profiles import Profile
-from controller.signals import Device, Load, Sample, Step
+from controller.signals import Device, Load, Plan, Sample, Step
 
-ARRIVALS_FAST_S = 1.0
-ARRIVALS_SUSTAINED_S = 4.0
-LATENCY_WINDOW_S = 10.0
+SOON_S, SUSTAINED_S = 1.0, 4.0  # what arrivals are foretold of
 ERROR_WINDOW_S = 60.0
 ERROR_NEEDS_S = 1.0  # of engine time
 
@@ -28,34 +29,38 @@ class Estimator:
         self._last: dict[str, tuple[float, Sample]] = {}
         self._estimated_at_s: float | None = None
         self._new_requests = 0
-        self._rate_fast = DecayingMean(ARRIVALS_FAST_S)
-        self._rate_sustained = DecayingMean(ARRIVALS_SUSTAINED_S)
+        self._arrivals = ArrivalForecast()
         self._prompt_tokens = DecayingRatio(memory=20.0)  # requests
         self._output_tokens = DecayingRatio(memory=20.0)
         self._correction = RecursiveCorrection()
         self._step_time_error = RecentRatio(ERROR_WINDOW_S)
-        self._ttfts_s = RecentQuantiles(LATENCY_WINDOW_S)
-        self._tpots_s = RecentQuantiles(LATENCY_WINDOW_S)
+        self._classes: dict[str, ClassEstimator] = {}
+        self._seen_at_s: dict[str, float] = {}  # the newest of what a field rests on
 
     def record(self, sample: Sample, now_s: float) -> None:
         """Take one replica's heartbeat."""
         self._last[sample.replica] = (now_s, sample)
-        self._new_requests += sample.arrived_requests
-        if sample.arrived_requests:
-            self._prompt_tokens.add(sample.arrived_tokens, sample.arrived_requests)
-            self._output_tokens.add(sample.arrived_output_tokens, sample.arrived_requests)
-        self._compare(sample.steps, now_s)
-        for ttft_s in sample.ttfts_s:
-            self._ttfts_s.add(ttft_s, now_s)
-        for tpot_s in sample.tpots_s:
-            self._tpots_s.add(tpot_s, now_s)
+        for name, part in sample.classes.items():
+            self._classes.setdefault(name, ClassEstimator()).record(part, now_s)
+            self._new_requests += part.arrived_requests + part.refused_requests
+            if part.arrived_requests:
+                self._prompt_tokens.add(part.arrived_tokens, part.arrived_requests)
+                self._output_tokens.add(part.arrived_output_tokens, part.arrived_requests)
+                self._seen_at_s["arrivals"] = now_s
+            if part.ttfts_s:
+                self._seen_at_s["ttft"] = now_s
+            if part.tpots_s:
+                self._seen_at_s["tpot"] = now_s
+        if sample.steps:
+            self._compare(sample.steps, now_s)
+            self._seen_at_s["steps"] = now_s
 
     def fresh(self, now_s: float) -> list[Sample]:
         """The last samples that are still believed."""
         return [s for at_s, s in self._last.values() if now_s - at_s <= self.stale_s]
 
-    def estimate(self, now_s: float, mean_k: float) -> Load:
-        """What is believed now, `mean_k` being what runs. Arrival rates advance with each call."""
+    def estimate(self, now_s: float, plan: Plan) -> Load:
+        """What is believed now, `plan` being what runs. Arrival rates advance with each call."""
         self._last = {
             name: (at_s, sample)
             for name, (at_s, sample) in self._last.items()
@@ -63,32 +68,51 @@ class Estimator:
         }
         fresh = self.fresh(now_s)
         stale = len(self._last) - len(fresh)
-        self._advance_rates(now_s, heard=bool(fresh))
+        dt_s = self._advance_rates(now_s, heard=bool(fresh))
         if not fresh:
-            return Load(at_s=now_s, mean_k=mean_k, replicas=0, stale_replicas=stale)
+            return Load(now_s, plan.mean_k, replicas=0, stale_replicas=stale, epoch=plan.epoch)
+        soon, later = self._arrivals.ahead(SOON_S), self._arrivals.ahead(SUSTAINED_S)
         devices = [sample.device for sample in fresh]
-        return Load(
+        parts = [part for sample in fresh for part in sample.classes.values()]
+        classes = self._classes.values()
+        load = Load(
             at_s=now_s,
-            mean_k=mean_k,
+            mean_k=plan.mean_k,
             replicas=len(fresh),
             stale_replicas=stale,
-            waiting_requests=sum(sample.waiting_requests for sample in fresh),
-            waiting_tokens=sum(sample.waiting_tokens for sample in fresh),
-            worst_waiting_tokens=max(sample.waiting_tokens for sample in fresh),
-            running_requests=sum(sample.running_requests for sample in fresh),
-            oldest_wait_s=max(sample.oldest_wait_s for sample in fresh),
-            arrival_rps=self._rate_fast.value,
-            arrival_rps_sustained=self._rate_sustained.value,
+            waiting_requests=sum(part.waiting_requests for part in parts),
+            waiting_tokens=sum(part.waiting_tokens for part in parts),
+            worst_waiting_tokens=max(
+                sum(part.waiting_tokens for part in sample.classes.values()) for sample in fresh
+            ),
+            running_requests=sum(part.running_requests for part in parts),
+            oldest_wait_s=max((part.oldest_wait_s for part in parts), default=0.0),
+            arrival_rps=soon.mean_per_s if soon else None,
+            arrival_rps_sustained=later.mean_per_s if later else None,
+            arrival_rps_upper=later.upper_per_s if later else None,
             prompt_tokens=self._prompt_tokens.value,
             output_tokens=self._output_tokens.value,
             correction=self._correction.value,
             step_time_error=self._step_time_error.value(now_s, at_least=ERROR_NEEDS_S),
-            ttft_p95_s=self._ttfts_s.quantile(0.95, now_s),
-            tpot_p95_s=self._tpots_s.quantile(0.95, now_s),
+            ttft_p95_s=quantile_of((each.ttfts_s for each in classes), 0.95, now_s),
+            tpot_p95_s=quantile_of((each.tpots_s for each in classes), 0.95, now_s),
             gpu_busy=_highest([device.gpu_busy for device in devices]),
             gpu_throttled=_any_throttled(devices),
             host_cpu_busy=_highest([device.host_cpu_busy for device in devices]),
+            epoch=plan.epoch,
+            classes={
+                name: each.estimate(name, fresh, now_s, dt_s)
+                for name, each in self._classes.items()
+            },
+            ages_s=self._ages_s(now_s, fresh),
         )
+        return replace(load, mean_k=plan.mean_k_over(load.shares))
+
+    def _ages_s(self, now_s: float, fresh: Sequence[Sample]) -> dict[str, float]:
+        """Of the evidence: the oldest sample that counts, and the newest of each kind within it."""
+        oldest_s = max(now_s - self._last[sample.replica][0] for sample in fresh)
+        newest = {name: now_s - at_s for name, at_s in self._seen_at_s.items()}
+        return {"queue": oldest_s, **newest}
 
     def _compare(self, steps: Sequence[Step], now_s: float) -> None:
         """Steps of one heartbeat with what the corrected profile expected of them; then correct it.
@@ -107,15 +131,18 @@ class Estimator:
         self._step_time_error.add(abs(expected_s - took_s), took_s, now_s)
         self._correction.learn(counted)
 
-    def _advance_rates(self, now_s: float, heard: bool) -> None:
-        """Silence is not a rate of zero: without a fresh replica the rates stay as they were."""
+    def _advance_rates(self, now_s: float, heard: bool) -> float:
+        """Silence is not a rate of zero: without a fresh replica the rates stay as they were.
+
+        Gives the seconds by which they advanced.
+        """
         dt_s = 0.0 if self._estimated_at_s is None else now_s - self._estimated_at_s
         if dt_s > 0 and heard:
-            self._rate_fast.add(self._new_requests / dt_s, dt_s)
-            self._rate_sustained.add(self._new_requests / dt_s, dt_s)
+            self._arrivals.add(self._new_requests, dt_s)
         if dt_s > 0 or self._estimated_at_s is None:
             self._new_requests = 0
             self._estimated_at_s = now_s
+        return dt_s if heard else 0.0
 
 
 def _highest(values: list[float | None]) -> float | None:

@@ -14,7 +14,8 @@ from uuid import uuid4
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from controller.config import PolicyError, SloPolicy, parse_policy
+from controller.config import SloPolicy, parse_policy
+from controller.problems import PolicyError
 from controller.profiles import Profile
 from controller.signals import Budget, Load, Plan
 

@@ -12,8 +12,7 @@ from controller.signals import Budget, Load, Plan, Sample
 class Controller:
     """Decides once a tick. Knows neither how samples arrive nor how plans travel.
 
-    With `dry_run_k` it decides all the same, and serves the plan of that mean k' whatever it
-    decided.
+    In a dry run it decides all the same, with an allocator that knows one level only.
     """
 
     def __init__(
@@ -23,14 +22,14 @@ class Controller:
         allocator: Allocator,
         journal: Journal,
         plan: Plan,
-        dry_run_k: float | None = None,
+        dry_run: bool = False,
     ) -> None:
         self.estimator = estimator
         self.policy = policy
         self.allocator = allocator
         self.journal = journal
         self.plan = plan
-        self.dry_run_k = dry_run_k
+        self.dry_run = dry_run
         self.load: Load | None = None
         self.budget: Budget | None = None
 
@@ -41,15 +40,13 @@ class Controller:
             self.plan = replace(self.plan, epoch=sample.epoch + 1)
 
     def tick(self, now_s: float) -> Plan:
-        return self.decide(self.estimator.estimate(now_s, self.plan.mean_k))
+        return self.decide(self.estimator.estimate(now_s, self.plan))
 
     def decide(self, load: Load) -> Plan:
         """The part of a tick that follows from the load alone; a replay begins here."""
         self.load, self.budget = load, self.policy.decide(load)
-        served = self.budget
-        if self.dry_run_k is not None:
+        if self.dry_run:
             self.budget = replace(self.budget, reason=f"dry run: {self.budget.reason}")
-            served = replace(self.budget, mean_k=self.dry_run_k)
-        self.plan = self.allocator.allocate(served, previous=self.plan)
+        self.plan = self.allocator.allocate(self.budget, load.shares, previous=self.plan)
         self.journal.write(self.load, self.budget, self.plan)
         return self.plan

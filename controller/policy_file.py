@@ -10,7 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from controller.config import PolicyError, Problem, SloPolicy, parse_policy
+from controller.config import SloPolicy, parse_policy
+from controller.problems import PolicyError, Problem
 
 
 def load_policy(path: Path | str) -> SloPolicy:
@@ -64,11 +65,13 @@ def _parse(text: str) -> tuple[object, dict[str, int], list[Problem]]:
 
 
 def _keys(node: yaml.Node) -> Iterator[tuple[str, int]]:
-    """Dotted key and line, in the file's order, of the two levels that a policy has."""
+    """Dotted key and line, in the file's order, of the three levels that a policy has."""
     for key, line, value in _entries(node):
         yield key, line
-        for inner_key, inner_line, _ in _entries(value):
+        for inner_key, inner_line, inner_value in _entries(value):
             yield f"{key}.{inner_key}", inner_line
+            for last_key, last_line, _ in _entries(inner_value):
+                yield f"{key}.{inner_key}.{last_key}", last_line
 
 
 def _entries(node: yaml.Node) -> Iterator[tuple[str, int, yaml.Node]]:

@@ -148,6 +148,13 @@ class Profile(Strict):
         """The rung of that mean k', or the nearest; of two as near the higher one."""
         return min(self.rungs, key=lambda rung: (abs(rung.mean_k - mean_k), -rung.mean_k))
 
+    def within(self, floor: float, ceiling: float) -> list[Rung]:
+        """From the lowest up; raises ValueError if there is none."""
+        rungs = [rung for rung in self.rungs if floor <= rung.mean_k <= ceiling]
+        if not rungs:
+            raise ValueError(f"the profile has no rung between floor {floor} and ceiling {ceiling}")
+        return rungs
+
 
 def write_profile(profile: Profile, path: Path) -> None:
     """With a digest over all of it, which tells that it was changed."""

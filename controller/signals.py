@@ -64,20 +64,30 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassSample:
+    """A replica's requests of one SLO class: its queue now, and what came since the last sample."""
+
+    waiting_requests: int = 0  # without a first token
+    waiting_tokens: int = 0  # their prompt tokens not yet prefilled
+    running_requests: int = 0
+    oldest_wait_s: float = 0.0  # age of the oldest request without a first token; 0 with none
+    standing_wait_s: float = 0.0  # the least that `oldest_wait_s` has been of late
+    arrived_requests: int = 0  # and taken, since the last heartbeat, like the following
+    arrived_tokens: int = 0  # their prompt tokens
+    arrived_output_tokens: int = 0  # the tokens they asked for, at most
+    refused_requests: int = 0  # on arrival
+    shed_requests: int = 0  # from the queue
+    ttfts_s: tuple[float, ...] = ()
+    tpots_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What one replica saw since its last heartbeat, and what stands in its queue now."""
 
     replica: str
     epoch: int  # of the plan it serves under
-    waiting_requests: int  # without a first token
-    waiting_tokens: int  # their prompt tokens not yet prefilled
-    running_requests: int
-    oldest_wait_s: float  # age of the oldest request without a first token; 0 with none
-    arrived_requests: int  # since the last heartbeat, like the four below
-    arrived_tokens: int  # their prompt tokens
-    arrived_output_tokens: int  # the tokens they asked for, at most
-    ttfts_s: tuple[float, ...] = ()
-    tpots_s: tuple[float, ...] = ()
+    classes: Mapping[str, ClassSample] = field(default_factory=dict)  # SLO classes seen so far
     steps: tuple[Step, ...] = ()
     device: Device = Device()
     expert_use: ExpertUse | None = None  # None: no step since the last heartbeat
@@ -93,11 +103,27 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassLoad:
+    """The part of a Load that is one SLO class's."""
+
+    share: float = 0.0  # tokens a second that come in and are asked for: what shares go by
+    waiting_requests: int = 0
+    waiting_tokens: int = 0
+    worst_waiting_tokens: int = 0  # of the replica with the most
+    running_requests: int = 0
+    oldest_wait_s: float = 0.0
+    standing_wait_s: float = 0.0  # of the replica where the queue stands longest
+    shed_rps: float | None = None  # refused on arrival, or later from the queue
+    ttft_p95_s: float | None = None
+    tpot_p95_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What the estimator believes of all replicas together. None: too few fresh samples to say."""
 
     at_s: float
-    mean_k: float  # of the plan that runs
+    mean_k: float  # of the plan that runs, over layers and, by their shares, over SLO classes
     replicas: int  # with a fresh sample
     stale_replicas: int = 0  # known, but silent for too long to be believed
     waiting_requests: int | None = None
@@ -105,8 +131,9 @@ class Load:
     worst_waiting_tokens: int | None = None  # of the replica with the most
     running_requests: int | None = None
     oldest_wait_s: float | None = None
-    arrival_rps: float | None = None  # follows the last second or so
-    arrival_rps_sustained: float | None = None  # follows the last several seconds
+    arrival_rps: float | None = None  # expected of the next second
+    arrival_rps_sustained: float | None = None  # of the next four
+    arrival_rps_upper: float | None = None  # likewise, exceeded about one time in ten
     prompt_tokens: float | None = None  # mean of a request
     output_tokens: float | None = None  # mean of a request
     correction: Correction | None = None  # of the profile's step time
@@ -116,13 +143,30 @@ class Load:
     gpu_busy: float | None = None
     gpu_throttled: bool | None = None
     host_cpu_busy: float | None = None
+    epoch: int = 0  # of the plan that runs
+    classes: Mapping[str, ClassLoad] = field(default_factory=dict)  # those with a fresh sample
+    ages_s: Mapping[str, float] = field(default_factory=dict)  # of what the fields rest on
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the tokens, by SLO class; adds up to 1 where anything is known, else empty."""
+        total = sum(each.share for each in self.classes.values())
+        return {name: each.share / total for name, each in self.classes.items()} if total else {}
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How many experts a token deserves, averaged over layers, and why."""
+    """How many experts a token deserves, averaged over layers and tokens, and why."""
 
     mean_k: float  # stays a float; the allocator rounds
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaWish:
+    """How many replicas the load deserves, and why. None: no other number than there is."""
+
+    replicas: int | None
     reason: str
 
 
@@ -135,12 +179,27 @@ class Plan:
     quality: float  # measured retention, full k' = 1.0
     # SLO classes that run at a k' of their own; all others at `k`.
     class_k: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    class_quality: Mapping[str, float] = field(default_factory=dict)  # of the same classes
     # The most distinct experts of a step that only decodes; None: as many as its tokens select.
     expert_cap: tuple[int, ...] | None = None
 
     @property
     def mean_k(self) -> float:
-        return sum(self.k) / len(self.k)
+        """Over layers, of classes without a k' of their own."""
+        return self.mean_k_of(None)
 
     def k_of(self, slo_class: str | None) -> tuple[int, ...]:
         return self.k if slo_class is None else self.class_k.get(slo_class, self.k)
+
+    def mean_k_of(self, slo_class: str | None) -> float:
+        k = self.k_of(slo_class)
+        return sum(k) / len(k)
+
+    def quality_of(self, slo_class: str) -> float:
+        return self.class_quality.get(slo_class, self.quality)
+
+    def mean_k_over(self, shares: Mapping[str, float]) -> float:
+        """Over layers and, by their shares of the tokens, over SLO classes."""
+        if not self.class_k or not shares:
+            return self.mean_k
+        return sum(share * self.mean_k_of(name) for name, share in shares.items())

@@ -27,7 +27,7 @@ class Layer(Strict):
     size: float = Field(gt=0)  # an expert's weights over those of one in the largest layer
     spread: float = Field(gt=0, le=1)  # n tokens touch as many experts as n^spread strangers
 
-    def distinct(self, k: int, tokens: float) -> float:
+    def distinct(self, k: float, tokens: float) -> float:
         """T: the experts that `tokens` tokens touch at `k` each, in the mean.
 
         N (1 - (1 - k/N)^n) if tokens chose alone (arXiv 2511.02237 compares it with measurements);
@@ -67,8 +67,8 @@ class StepTime(Strict):
     decode_key_s: float = Field(ge=0)
     layers: tuple[Layer, ...] = Field(min_length=1)
 
-    def step_s(self, plan: Sequence[int], work: Work) -> float:
-        """Of a step to come."""
+    def step_s(self, plan: Sequence[float], work: Work) -> float:
+        """Of a step to come. Where tokens differ in k', the plan is their mean."""
         pairs = zip(self.layers, plan, strict=True)
         distinct = [layer.distinct(k, work.tokens) for layer, k in pairs]
         return sum(self._parts(work, [k * work.tokens for k in plan], distinct))
@@ -96,16 +96,16 @@ class StepTime(Strict):
         this = self.layers[layer]
         return this.size * (self.expert_s * this.distinct(k, tokens) + self.slot_s * k * tokens)
 
-    def prompt_s(self, plan: Sequence[int], prompt_tokens: float, chunk_tokens: int) -> float:
+    def prompt_s(self, plan: Sequence[float], prompt_tokens: float, chunk_tokens: int) -> float:
         """Engine time of a prompt in full chunks; its last one counts by its share."""
         keys = chunk_tokens * (prompt_tokens + 1) / 2  # a token reads those before it, and itself
         return prompt_tokens / chunk_tokens * self.step_s(plan, Work(chunk_tokens, 0, keys, 0))
 
-    def decode_s(self, plan: Sequence[int], context_tokens: float, batch: float) -> float:
+    def decode_s(self, plan: Sequence[float], context_tokens: float, batch: float) -> float:
         """A step of so many requests that decode."""
         return self.step_s(plan, Work(0, batch, 0, batch * context_tokens))
 
-    def decode_token_s(self, plan: Sequence[int], context_tokens: float) -> float:
+    def decode_token_s(self, plan: Sequence[float], context_tokens: float) -> float:
         """What one more decoding request adds to a step, where about a dozen decode already."""
         twice, once = (
             self.decode_s(plan, context_tokens, batch)
@@ -114,7 +114,7 @@ class StepTime(Strict):
         return (twice - once) / REFERENCE_BATCH
 
     def request_s(
-        self, plan: Sequence[int], prompt_tokens: float, output_tokens: float, chunk_tokens: int
+        self, plan: Sequence[float], prompt_tokens: float, output_tokens: float, chunk_tokens: int
     ) -> float:
         """Engine time that one more request takes of a busy engine: its prompt in full chunks, and
         what it adds to the steps of those that decode.

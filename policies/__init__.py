@@ -1,13 +1,20 @@
 """Opinions: how many experts a token deserves now, and why.
 
-`POLICIES` names them; `build` makes the one an SLO policy asks for, inside its guard.
+`POLICIES` names them; `build` makes the one an SLO policy asks for, inside its guard, and
+`controller_of` the controller around it.
 """
 
 from collections.abc import Callable
 
+from controller.allocator import Allocator
 from controller.config import SloPolicy
+from controller.estimator import Estimator
+from controller.journal import Journal
+from controller.levels import served_levels
+from controller.loop import Controller
 from controller.policy import Policy
 from controller.profiles import Profile
+from controller.signals import Plan
 from policies.aimd import Aimd
 from policies.fixed import Fixed
 from policies.goals import Goals
@@ -37,6 +44,15 @@ POLICIES: dict[str, Make] = {
     "predictive": Trusting.from_slo_policy,  # the ladder speaks while the model is wrong
     "slackfit": _planned(SlackFit),
 }
+
+
+def controller_of(
+    slo_policy: SloPolicy, profile: Profile, estimator: Estimator, journal: Journal, plan: Plan
+) -> Controller:
+    """One that begins to decide under `slo_policy`, `plan` being served."""
+    allocator = Allocator(served_levels(slo_policy, profile))
+    policy = build(slo_policy, profile)
+    return Controller(estimator, policy, allocator, journal, plan, slo_policy.dry_run)
 
 
 def build(slo_policy: SloPolicy, profile: Profile) -> Policy:

@@ -60,7 +60,7 @@ class Aimd:
 
     def _checked(self, theta: float, load: Load) -> tuple[float, str]:
         goals = self._goals
-        strain = max(goals.ttft_share(load.ttft_p95_s), goals.tpot_share(load.tpot_p95_s))
+        strain = max(goals.ttft_share(load), goals.tpot_share(load))
         if strain > 1:
             return self.DECREASE * theta, "decrease"
         if strain >= self.HOLD_FROM:

@@ -6,15 +6,16 @@ from controller.signals import Load, Work
 from controller.step_time import StepTime
 
 
-def drain_s(model: StepTime, plan: Sequence[int], load: Load, chunk_tokens: int) -> float:
-    """How long the longest backlog of a replica takes, at the plan's prompt rate."""
+def drain_s(
+    model: StepTime, plan: Sequence[float], load: Load, chunk_tokens: int, waiting_tokens: int
+) -> float:
+    """How long a backlog of so many tokens takes, at the plan's prompt rate."""
     length = load.prompt_tokens or chunk_tokens  # of the prompts that wait
-    prompts = (load.worst_waiting_tokens or 0) / length
-    return prompts * model.prompt_s(plan, length, chunk_tokens)
+    return waiting_tokens / length * model.prompt_s(plan, length, chunk_tokens)
 
 
 def step_s(
-    model: StepTime, plan: Sequence[int], load: Load, chunk_tokens: int, prefill_tokens: float
+    model: StepTime, plan: Sequence[float], load: Load, chunk_tokens: int, prefill_tokens: float
 ) -> float:
     """A step of so many prompt tokens beside a replica's running requests.
 

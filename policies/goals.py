@@ -1,20 +1,49 @@
 """What a policy is to keep, and between which k'."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from controller.config import SloPolicy
+from controller.config import DEFAULT_CLASS, SloClass, SloPolicy
 from controller.signals import Load
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one SLO class sees of a load: with it, the classes that it has to wait for."""
+
+    name: str
+    ttft_s: float  # objectives
+    tpot_s: float
+    share: float  # of the tokens, of this class and those that go before it
+    worst_waiting_tokens: int  # likewise, of the replica with the most
+    oldest_wait_s: float  # of this class, like the following
+    ttft_p95_s: float | None
+    tpot_p95_s: float | None
+
+    @property
+    def wait_share(self) -> float:
+        """How much of its objective a latency uses up; none where it is not known."""
+        return self.oldest_wait_s / self.ttft_s
+
+    @property
+    def ttft_share(self) -> float:
+        return (self.ttft_p95_s or 0.0) / self.ttft_s
+
+    @property
+    def tpot_share(self) -> float:
+        return (self.tpot_p95_s or 0.0) / self.tpot_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goals:
     """The objectives to plan for, margin already taken off, and the bounds of mean k'."""
 
-    ttft_s: float
+    ttft_s: float  # of requests that name no class
     tpot_s: float
     floor: float
     ceiling: float
     least_raise: float = 0.0  # smaller raises of mean k' would not be made
+    others: Mapping[str, SloClass] = field(default_factory=dict)  # classes with a name
 
     @classmethod
     def of(cls, slo_policy: SloPolicy) -> "Goals":
@@ -25,17 +54,69 @@ class Goals:
             floor=experts.floor,
             ceiling=experts.ceiling,
             least_raise=slo_policy.guard.tolerance,
+            others={
+                name: each.model_copy(
+                    update={"ttft_s": slo.margin * each.ttft_s, "tpot_s": slo.margin * each.tpot_s}
+                )
+                for name, each in slo_policy.classes.items()
+            },
         )
 
-    def ttft_share(self, latency_s: float | None) -> float:
-        """How much of the objective a latency uses up; none where it is not known."""
-        return (latency_s or 0.0) / self.ttft_s
+    @property
+    def classes(self) -> Mapping[str, SloClass]:
+        return {DEFAULT_CLASS: SloClass(ttft_s=self.ttft_s, tpot_s=self.tpot_s), **self.others}
 
-    def tpot_share(self, latency_s: float | None) -> float:
-        return (latency_s or 0.0) / self.tpot_s
+    def parts(self, load: Load) -> list[Part]:
+        """One for every class with requests of late; a load that tells no classes is one's."""
+        classes, shares = self.classes, load.shares
+        loads = {name: each for name, each in load.classes.items() if name in classes}
+        if not loads:
+            return [self._whole(load)]
+        parts = []
+        for name, each in loads.items():
+            mine = classes[name]
+            before = [other for other in loads if classes[other].priority >= mine.priority]
+            parts.append(
+                Part(
+                    name,
+                    mine.ttft_s,
+                    mine.tpot_s,
+                    sum(shares.get(other, 0.0) for other in before),
+                    sum(loads[other].worst_waiting_tokens for other in before),
+                    each.oldest_wait_s,
+                    each.ttft_p95_s,
+                    each.tpot_p95_s,
+                )
+            )
+        return parts
+
+    def _whole(self, load: Load) -> Part:
+        return Part(
+            DEFAULT_CLASS,
+            self.ttft_s,
+            self.tpot_s,
+            1.0,
+            load.worst_waiting_tokens or 0,
+            load.oldest_wait_s or 0.0,
+            load.ttft_p95_s,
+            load.tpot_p95_s,
+        )
+
+    def wait_share(self, load: Load) -> float:
+        """Of the class that is worst off."""
+        return max(part.wait_share for part in self.parts(load))
+
+    def ttft_share(self, load: Load) -> float:
+        return max(part.ttft_share for part in self.parts(load))
+
+    def tpot_share(self, load: Load) -> float:
+        return max(part.tpot_share for part in self.parts(load))
 
     def beside(self, load: Load) -> str:
-        """The latencies of late beside their objectives, for a reason."""
-        ttft = "none" if load.ttft_p95_s is None else f"{load.ttft_p95_s:.3f}"
-        tpot = "none" if load.tpot_p95_s is None else f"{load.tpot_p95_s:.3f}"
-        return f"TTFT p95 {ttft}/{self.ttft_s:.3f} s, TPOT p95 {tpot}/{self.tpot_s:.3f} s"
+        """The latencies of late beside their objectives, of the classes worst off, for a reason."""
+        parts = self.parts(load)
+        slow = max(parts, key=lambda part: part.ttft_share)
+        halting = max(parts, key=lambda part: part.tpot_share)
+        ttft = "none" if slow.ttft_p95_s is None else f"{slow.ttft_p95_s:.3f}"
+        tpot = "none" if halting.tpot_p95_s is None else f"{halting.tpot_p95_s:.3f}"
+        return f"TTFT p95 {ttft}/{slow.ttft_s:.3f} s, TPOT p95 {tpot}/{halting.tpot_s:.3f} s"

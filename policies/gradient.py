@@ -60,16 +60,18 @@ class Gradient:
             left_s = self.WINDOW_S - since_s
             return Budget(self._limit, f"limit {self._limit:.3f}, window over in {left_s:.1f} s")
         self._moved_at_s = load.at_s
-        tpot_s = load.tpot_p95_s if load.running_requests else None
-        goals = self._goals
-        short = 1 + max(goals.ttft_share(load.oldest_wait_s), goals.tpot_share(tpot_s))
+        parts = self._goals.parts(load)
+        late = max(parts, key=lambda part: part.wait_share)
+        halting = max(parts, key=lambda part: part.tpot_share)
+        tpot_s = halting.tpot_p95_s if load.running_requests else None
+        short = 1 + max(late.wait_share, (tpot_s or 0.0) / halting.tpot_s)
         limit, why = self._moved(self._limit, short)
         self._limit = self._span.clip(limit)
         tpot = "none" if tpot_s is None else f"{tpot_s:.3f}"
         return Budget(
             self._limit,
-            f"limit {self._limit:.3f}: {why}; oldest wait {load.oldest_wait_s:.3f}/"
-            f"{goals.ttft_s:.3f} s, TPOT p95 {tpot}/{goals.tpot_s:.3f} s",
+            f"limit {self._limit:.3f}: {why}; oldest wait {late.oldest_wait_s:.3f}/"
+            f"{late.ttft_s:.3f} s, TPOT p95 {tpot}/{halting.tpot_s:.3f} s",
         )
 
     def _moved(self, limit: float, short: float) -> tuple[float, str]:

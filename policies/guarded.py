@@ -33,7 +33,7 @@ class Guarded:
 
     def decide(self, load: Load) -> Budget:
         # Seen in what runs: a budget between two rungs may have changed nothing.
-        if self._last is not None and load.mean_k != self._last.mean_k:
+        if self._last is not None and load.epoch != self._last.epoch:
             self._changed_at_s = self._last.at_s
         self._last = load
         held = self._clip(load.mean_k)  # a stricter SLO policy may have come meanwhile

@@ -1,10 +1,9 @@
 """The model-free policy: one rung down when an objective is missed, one up when there is room."""
 
-from controller.estimator import LATENCY_WINDOW_S
+from controller.class_estimator import LATENCY_WINDOW_S
 from controller.profiles import Profile
 from controller.signals import Budget, Load
 from policies.goals import Goals
-from policies.rungs import rungs_within
 
 # From one rung to the next k' at most about doubles (1 to 2), and so does a step: what takes less
 # than half an objective still keeps it there.
@@ -27,15 +26,15 @@ class Ladder:
     """
 
     def __init__(self, profile: Profile, goals: Goals) -> None:
-        rungs = rungs_within(profile, goals.floor, goals.ceiling)
+        rungs = profile.within(goals.floor, goals.ceiling)
         self._mean_ks = [rung.mean_k for rung in rungs]
         self._step_tokens = profile.max_batch_tokens
         self._goals = goals
-        self._running: tuple[float, float] | None = None  # the mean k' that runs, and since when
+        self._running: tuple[int, float] | None = None  # the plan's epoch, and since when
 
     def decide(self, load: Load) -> Budget:
-        if self._running is None or self._running[0] != load.mean_k:
-            self._running = load.mean_k, load.at_s
+        if self._running is None or self._running[0] != load.epoch:
+            self._running = load.epoch, load.at_s
         if load.replicas == 0 or load.oldest_wait_s is None:
             return Budget(load.mean_k, "load unknown: hold")
         here = min(self._mean_ks, key=lambda mean_k: abs(mean_k - load.mean_k))
@@ -65,8 +64,4 @@ class Ladder:
     def _strains(self, load: Load) -> tuple[float, float, float]:
         """Shares of their objectives: oldest wait, TTFT p95, TPOT p95; 0 where nothing is known."""
         goals = self._goals
-        return (
-            goals.ttft_share(load.oldest_wait_s),
-            goals.ttft_share(load.ttft_p95_s),
-            goals.tpot_share(load.tpot_p95_s),
-        )
+        return goals.wait_share(load), goals.ttft_share(load), goals.tpot_share(load)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from controller.profiles import Profile, Rung
 from controller.signals import Budget, Correction, Load
 from policies.goals import Goals
-from policies.rungs import rungs_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Lp:
     OVER_DEMAND = 1.05  # beta: capacity is planned for so much of the demand
 
     def __init__(self, profile: Profile, goals: Goals) -> None:
-        self._rungs = rungs_within(profile, goals.floor, goals.ceiling)
+        self._rungs = profile.within(goals.floor, goals.ceiling)
         self._profile = profile
 
     def decide(self, load: Load) -> Budget:

@@ -2,9 +2,10 @@
 
 from controller.profiles import Profile
 from controller.signals import Budget, Correction, Load
+from controller.step_time import StepTime
 from policies.foresight import drain_s
-from policies.goals import Goals
-from policies.rungs import rungs_within, span_within
+from policies.goals import Goals, Part
+from policies.rungs import span_within
 
 
 class Pid:
@@ -34,7 +35,7 @@ class Pid:
     GAP_S = 5.0
 
     def __init__(self, profile: Profile, goals: Goals) -> None:
-        rungs = rungs_within(profile, goals.floor, goals.ceiling)
+        rungs = profile.within(goals.floor, goals.ceiling)
         self._profile = profile
         self._lowest, self._highest = rungs[0].plan, rungs[-1].plan
         self._span = span_within(profile, goals.floor, goals.ceiling)
@@ -73,23 +74,24 @@ class Pid:
 
     def _strain(self, load: Load) -> float | None:
         """The larger share of an objective that is used up; None: nobody is served or measured."""
-        wait_s, ttft_s, tpot_s = load.oldest_wait_s or 0.0, load.ttft_p95_s, load.tpot_p95_s
-        measured = load.running_requests and (ttft_s is not None or tpot_s is not None)
-        if not wait_s and not measured:
+        known = load.ttft_p95_s is not None or load.tpot_p95_s is not None
+        if not load.oldest_wait_s and not (load.running_requests and known):
             return None
         goals = self._goals
-        shares = (goals.ttft_share(wait_s), goals.ttft_share(ttft_s), goals.tpot_share(tpot_s))
-        return max(shares)
+        return max(goals.wait_share(load), goals.ttft_share(load), goals.tpot_share(load))
 
     def _feed_forward(self, load: Load) -> float:
-        """The u at which the backlog is prefilled just in time."""
+        """The u at which every class's backlog is prefilled just in time."""
         model = self._profile.step_time.corrected(load.correction or Correction())
-        chunk = self._profile.max_batch_tokens
+        return min(self._just_in_time(model, load, part) for part in self._goals.parts(load))
+
+    def _just_in_time(self, model: StepTime, load: Load, part: Part) -> float:
+        chunk, tokens = self._profile.max_batch_tokens, part.worst_waiting_tokens
         fast_s, slow_s = (
-            drain_s(model, plan, load, chunk) for plan in (self._lowest, self._highest)
+            drain_s(model, plan, load, chunk, tokens) for plan in (self._lowest, self._highest)
         )
-        if slow_s <= self._goals.ttft_s:
+        if slow_s <= part.ttft_s:
             return 1.0
-        if fast_s >= self._goals.ttft_s:
+        if fast_s >= part.ttft_s:
             return 0.0
-        return (self._goals.ttft_s - fast_s) / (slow_s - fast_s)
+        return (part.ttft_s - fast_s) / (slow_s - fast_s)

@@ -1,22 +1,33 @@
-"""The default policy: the best rung under which the profile predicts that the objectives hold."""
+"""The default policy: the best level under which the profile predicts that the objectives hold."""
 
 from dataclasses import dataclass
 
-from controller.profiles import Profile, Rung
+from controller.config import DEFAULT_CLASS
+from controller.levels import Level, levels_of
+from controller.profiles import Profile
 from controller.signals import Budget, Correction, Load
 from controller.step_time import StepTime
 from policies.foresight import drain_s, step_s
-from policies.goals import Goals
-from policies.rungs import rungs_within
+from policies.goals import Goals, Part
 
-CLIMB_UTILISATION = 0.9  # a rung above the present one must leave the engine this much idle
+CLIMB_UTILISATION = 0.9  # a level above the present one must leave the engine this much idle
+CLIMB_S = 4.0  # and hold for so long at the rate that arrivals seldom exceed
+SAME_K = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
+    """Of the class that is worst off at a level."""
+
+    part: Part
     ttft_s: float
     tpot_s: float
-    utilisation: float  # engine seconds asked for per second and replica
+    utilisation: float  # engine seconds asked for per second and replica, by all classes
+
+    @property
+    def strain(self) -> float:
+        """The larger share of an objective that is used up; above 1 the level does not hold."""
+        return max(self.ttft_s / self.part.ttft_s, self.tpot_s / self.part.tpot_s)
 
 
 class Predictive:
@@ -24,7 +35,7 @@ class Predictive:
 
     With R replicas, a longest backlog of B tokens on one of them (routing is never even), arrivals
     at a rate a of requests with p prompt and o output tokens, and chunked prefill of C tokens a
-    step, at a rung whose plan takes, by the profile's step time as corrected by the steps of late,
+    step, at a level whose plan takes, by the profile's step time as corrected by the steps of late,
     prompt(p) for a prompt, request(p, o) for a request and step(prefill, decode) for a step:
 
         utilisation  u = a / R * request(p, o)
@@ -34,59 +45,79 @@ class Predictive:
 
     A prefilled token reads p / 2 keys, a decoding request p + o / 2.
 
-    Quiet: every rung holds, the best is taken. Entering load: the first rung that holds, from the
-    top, at the fast arrival rate. Leaving load: a rung above the present one must hold at the fast
-    and at the sustained rate, and leave room, or the climb would not last. Overload: no rung holds;
-    the least strained is taken, and the reason says so.
+    A class waits for those of its priority and above: its u and its B are theirs together. A level
+    is a rung for every class (`controller.levels`); its plan is their mean, by their shares of the
+    tokens.
+
+    Quiet: every level holds, the best is taken. Entering load: the first level that holds for every
+    class, from the top, at the rate expected of the next second; the horizon is the objective.
+    Leaving load: a level above the present one must hold, and leave room, at the rate expected of
+    the next four seconds as well; and hold, over these four, at the rate that they exceed one time
+    in ten (`controller.forecast`), or the climb would not last.
+    Overload: no level holds; the least strained is taken, and the reason says so.
     """
 
     def __init__(self, profile: Profile, goals: Goals) -> None:
         self._profile = profile
         self._goals = goals
-        self._best_first = rungs_within(profile, goals.floor, goals.ceiling)[::-1]
+        rungs = profile.within(goals.floor, goals.ceiling)
+        self._best_first = levels_of(rungs, goals.classes)[::-1]
 
     def decide(self, load: Load) -> Budget:
         if load.replicas == 0 or load.arrival_rps is None:
             return Budget(load.mean_k, "load unknown: hold")
         model = self._profile.step_time.corrected(load.correction or Correction())
-        predictions = [self._predict(model, r, load, load.arrival_rps) for r in self._best_first]
-        for rung, prediction in zip(self._best_first, predictions, strict=True):
-            if self._strain(prediction) <= 1 and self._lasts(model, rung, load):
-                return self._budget(rung, "best rung that holds", prediction)
-        least = min(range(len(predictions)), key=lambda i: self._strain(predictions[i]))
-        return self._budget(self._best_first[least], "overload: no rung holds", predictions[least])
+        parts = self._goals.parts(load)
+        least: tuple[Level, Prediction] | None = None
+        for level in self._best_first:
+            prediction = self._predict(model, level, load, parts, load.arrival_rps)
+            if prediction.strain <= 1 and self._lasts(model, level, load, parts):
+                return self._budget(level, load, "best rung that holds", prediction)
+            if least is None or prediction.strain < least[1].strain:
+                least = level, prediction
+        assert least is not None
+        return self._budget(least[0], load, "overload: no rung holds", least[1])
 
-    def _budget(self, rung: Rung, why: str, prediction: Prediction) -> Budget:
-        goals = self._goals
+    def _budget(self, level: Level, load: Load, why: str, prediction: Prediction) -> Budget:
+        part = prediction.part
+        name = f"class {part.name}, " if load.classes.keys() - {DEFAULT_CLASS} else ""
         return Budget(
-            rung.mean_k,
-            f"{why}: TTFT {prediction.ttft_s:.3f}/{goals.ttft_s:.3f} s, "
-            f"TPOT {prediction.tpot_s:.3f}/{goals.tpot_s:.3f} s, use {prediction.utilisation:.2f}",
+            level.mean_k(load.shares),
+            f"{why}: {name}TTFT {prediction.ttft_s:.3f}/{part.ttft_s:.3f} s, "
+            f"TPOT {prediction.tpot_s:.3f}/{part.tpot_s:.3f} s, use {prediction.utilisation:.2f}",
         )
 
-    def _strain(self, prediction: Prediction) -> float:
-        """The larger share of an objective that is used up; above 1 the rung does not hold."""
-        goals = self._goals
-        return max(goals.ttft_share(prediction.ttft_s), goals.tpot_share(prediction.tpot_s))
-
-    def _lasts(self, model: StepTime, rung: Rung, load: Load) -> bool:
+    def _lasts(self, model: StepTime, level: Level, load: Load, parts: list[Part]) -> bool:
         """Only a climb is questioned; on a throttled GPU the model is not trusted with one."""
-        if rung.mean_k <= load.mean_k:
+        if level.mean_k(load.shares) <= load.mean_k + SAME_K:
             return True
-        rate_rps = max(load.arrival_rps or 0.0, load.arrival_rps_sustained or 0.0)
-        prediction = self._predict(model, rung, load, rate_rps)
-        holds = self._strain(prediction) <= 1 and prediction.utilisation <= CLIMB_UTILISATION
-        return holds and not load.gpu_throttled
+        expected_rps = max(load.arrival_rps or 0.0, load.arrival_rps_sustained or 0.0)
+        upper_rps = max(expected_rps, load.arrival_rps_upper or 0.0)
+        expected = self._predict(model, level, load, parts, expected_rps)
+        at_most = self._predict(model, level, load, parts, upper_rps, CLIMB_S)
+        holds = max(expected.strain, at_most.strain) <= 1
+        return holds and expected.utilisation <= CLIMB_UTILISATION and not load.gpu_throttled
 
-    def _predict(self, model: StepTime, rung: Rung, load: Load, rate_rps: float) -> Prediction:
-        plan, chunk = rung.plan, self._profile.max_batch_tokens
+    def _predict(
+        self,
+        model: StepTime,
+        level: Level,
+        load: Load,
+        parts: list[Part],
+        rate_rps: float,
+        horizon_s: float | None = None,
+    ) -> Prediction:
+        """At a rate that lasts for the horizon, unless given the TTFT objective of each class."""
+        plan, chunk = level.layers(load.shares), self._profile.max_batch_tokens
         prompt, output = load.prompt_tokens or 0.0, load.output_tokens or 0.0
         prompt_s = model.prompt_s(plan, prompt, chunk)
         use = rate_rps / load.replicas * model.request_s(plan, prompt, output, chunk)
-        wait_s = max(drain_s(model, plan, load, chunk), load.oldest_wait_s or 0.0)
         prefill = min(chunk, max(load.worst_waiting_tokens or 0, chunk * use))
-        return Prediction(
-            ttft_s=wait_s + prompt_s + max(0.0, use - 1.0) * self._goals.ttft_s,
-            tpot_s=step_s(model, plan, load, chunk, prefill),
-            utilisation=use,
-        )
+        tpot_s = step_s(model, plan, load, chunk, prefill)
+        predictions = []
+        for part in parts:
+            drained_s = drain_s(model, plan, load, chunk, part.worst_waiting_tokens)
+            excess_s = max(0.0, part.share * use - 1.0) * (horizon_s or part.ttft_s)
+            ttft_s = max(drained_s, part.oldest_wait_s) + prompt_s + excess_s
+            predictions.append(Prediction(part, ttft_s, tpot_s, use))
+        return max(predictions, key=lambda each: each.strain)

@@ -1,13 +1,11 @@
-"""The rungs a policy may choose from."""
+"""The mean k' between the lowest and the highest rung, for policies that steer a share of it."""
 
 from typing import NamedTuple
 
-from controller.profiles import Profile, Rung
+from controller.profiles import Profile
 
 
 class Span(NamedTuple):
-    """The mean k' from the lowest rung to the highest, for policies that steer a share of it."""
-
     low: float
     high: float
 
@@ -24,14 +22,6 @@ class Span(NamedTuple):
         return min(max(mean_k, self.low), self.high)
 
 
-def rungs_within(profile: Profile, floor: float, ceiling: float) -> list[Rung]:
-    """From the lowest up; there is at least one."""
-    rungs = [rung for rung in profile.rungs if floor <= rung.mean_k <= ceiling]
-    if not rungs:
-        raise ValueError(f"the profile has no rung between floor {floor} and ceiling {ceiling}")
-    return rungs
-
-
 def span_within(profile: Profile, floor: float, ceiling: float) -> Span:
-    rungs = rungs_within(profile, floor, ceiling)
+    rungs = profile.within(floor, ceiling)
     return Span(rungs[0].mean_k, rungs[-1].mean_k)

@@ -1,11 +1,12 @@
 """SuperServe's policy: the best rung that fits the time which the most urgent request has left."""
 
+from dataclasses import dataclass
+
 from controller.profiles import Profile, Rung
 from controller.signals import Budget, Correction, Load
 from controller.step_time import StepTime
 from policies.foresight import drain_s, step_s
 from policies.goals import Goals
-from policies.rungs import rungs_within
 
 
 class SlackFit:
@@ -32,29 +33,45 @@ class SlackFit:
     def __init__(self, profile: Profile, goals: Goals) -> None:
         self._profile = profile
         self._goals = goals
-        self._best_first = rungs_within(profile, goals.floor, goals.ceiling)[::-1]
+        self._best_first = profile.within(goals.floor, goals.ceiling)[::-1]
 
     def decide(self, load: Load) -> Budget:
         if load.replicas == 0 or load.oldest_wait_s is None or load.worst_waiting_tokens is None:
             return Budget(load.mean_k, f"load unknown: hold at {load.mean_k:g}")
         model = self._profile.step_time.corrected(load.correction or Correction())
-        slack_s = self._goals.ttft_s - load.oldest_wait_s
-        for rung in self._best_first:
-            drain, step = self._latencies_s(model, rung, load)
-            if drain <= slack_s and (step <= self._goals.tpot_s or not load.running_requests):
-                return self._budget(rung, "best that fits", drain, slack_s, step)
-        lowest = self._best_first[-1]
-        drain, step = self._latencies_s(model, lowest, load)
-        return self._budget(lowest, "overload: none fits", drain, slack_s, step)
+        fits = [self._fit(model, rung, load) for rung in self._best_first]
+        for fit in fits:
+            keeps_pace = fit.step_s <= fit.tpot_s or not load.running_requests
+            if fit.drain_s <= fit.slack_s and keeps_pace:
+                return self._budget("best that fits", fit)
+        return self._budget("overload: none fits", fits[-1])
 
-    def _budget(self, rung: Rung, why: str, drain: float, slack_s: float, step: float) -> Budget:
+    def _budget(self, why: str, fit: "Fit") -> Budget:
         return Budget(
-            rung.mean_k,
-            f"{why}: drain {drain:.3f}/{slack_s:.3f} s, step {step:.3f}/{self._goals.tpot_s:.3f} s",
+            fit.rung.mean_k,
+            f"{why}: drain {fit.drain_s:.3f}/{fit.slack_s:.3f} s, "
+            f"step {fit.step_s:.3f}/{fit.tpot_s:.3f} s",
         )
 
-    def _latencies_s(self, model: StepTime, rung: Rung, load: Load) -> tuple[float, float]:
-        """Of the backlog's drain, and of the next step."""
+    def _fit(self, model: StepTime, rung: Rung, load: Load) -> "Fit":
+        """Of the class with the least time to spare."""
         plan, chunk = rung.plan, self._profile.max_batch_tokens
-        prefill = min(chunk, load.worst_waiting_tokens or 0)
-        return drain_s(model, plan, load, chunk), step_s(model, plan, load, chunk, prefill)
+        parts = self._goals.parts(load)
+        times = [
+            (drain_s(model, plan, load, chunk, p.worst_waiting_tokens), p.ttft_s - p.oldest_wait_s)
+            for p in parts
+        ]
+        drain, slack = min(times, key=lambda each: each[1] - each[0])
+        step = step_s(model, plan, load, chunk, min(chunk, load.worst_waiting_tokens or 0))
+        return Fit(rung, drain, slack, step, min(part.tpot_s for part in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A rung's backlog drain and next step beside the time there is for them."""
+
+    rung: Rung
+    drain_s: float
+    slack_s: float
+    step_s: float
+    tpot_s: float

@@ -16,7 +16,8 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 import policies
-from controller.config import PolicyError, Problem, SloPolicy, parse_policy
+from controller.config import SloPolicy, parse_policy
+from controller.problems import PolicyError, Problem
 from controller.profiles import Profile, ProfileError, load_profile
 from runtime.denominator import AboveK, rule_of
 from runtime.elastic import ExpertDial

@@ -24,6 +24,8 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
+from runtime.deployment import most_replicas
+
 APP = "kprime"
 LOOPBACK = "127.0.0.1"
 READY_TIMEOUT_S = 180.0
@@ -63,7 +65,7 @@ class LocalCluster:
         # "local": a cluster that happens to run here already is not ours to deploy to.
         ray.init(
             address="local",
-            num_cpus=max(os.cpu_count() or 1, self._deployment["num_replicas"]),
+            num_cpus=max(os.cpu_count() or 1, most_replicas(self._config)),
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
@@ -132,10 +134,6 @@ class LocalCluster:
         for process in alive:
             process.kill()
         psutil.wait_procs(alive, timeout=GRACE_S)
-
-    @property
-    def _deployment(self) -> dict[str, Any]:
-        return self._config["applications"][0]["deployments"][0]
 
 
 def _require_free(port: int) -> None:

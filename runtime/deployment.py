@@ -30,6 +30,14 @@ def configure(
         deployment["user_config"] = {"slo_policy": slo_policy.model_dump(mode="json")}
     if replicas is not None:
         deployment["num_replicas"] = replicas
+        deployment.pop("autoscaling_config", None)  # Serve takes one of the two
     paths = {"checkpoint": checkpoint, "profile": profile, "journal": journal}
     application["args"] |= {name: str(path.resolve()) for name, path in paths.items() if path}
     return changed
+
+
+def most_replicas(config: dict[str, Any]) -> int:
+    """As many as the deployment can come to run at a time."""
+    deployment = config["applications"][0]["deployments"][0]
+    autoscaling = deployment.get("autoscaling_config")
+    return autoscaling["max_replicas"] if autoscaling else deployment["num_replicas"]

@@ -13,21 +13,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 from transformers import ContinuousBatchingConfig, GenerationConfig
-from transformers.generation.continuous_batching.continuous_api import (
-    ContinuousBatchingManager,
-    ContinuousBatchProcessor,
-    OutputRouter,
-)
 from transformers.generation.continuous_batching.requests import (
     FutureRequestState,
     GenerationOutput,
 )
 
-from controller.signals import ExpertUse, Plan, Step, Work
-from runtime import attention, huge_pages, pages, prefixes
+from controller.signals import ExpertUse, Plan, Step
+from runtime import attention, scheduling
 from runtime.elastic import ExpertDial
 from runtime.expert_load import ExpertLoad
-from runtime.sampling import Nucleus, Sampling, draw, processors
+from runtime.sampling import Nucleus, Sampling
+from runtime.scheduling import FIRST_COME, Rank
+from runtime.stepped import StampingRouter, SteppedManager
 
 PAGE_TOKENS = 64
 SAMPLED = GenerationConfig(do_sample=True, max_new_tokens=16)  # each request brings its own values
@@ -66,6 +63,7 @@ class Engine:
         self._apply_lock = threading.Lock()
         self.plan = plan
         self._class_of: dict[str, str] = {}  # by request, of those that name one
+        self._ranks: dict[str, Rank] = {}
         # Keep their class until no step runs them: what it computes must not pass for another's.
         self._cancelled: set[str] = set()
         self._salts: dict[str | None, int] = {None: 0}  # by class
@@ -76,6 +74,7 @@ class Engine:
         dial.set(plan.k)
         self._model, self._attention_before = model, model.config._attn_implementation
         model.set_attn_implementation("sdpa")  # what the manager accepts; ours follows below
+        scheduling.register()
         self._manager = SteppedManager(
             model,
             SAMPLED,
@@ -84,6 +83,7 @@ class Engine:
                 num_blocks=cache_tokens // PAGE_TOKENS,
                 max_batch_tokens=max_batch_tokens,
                 allow_block_sharing=share_prefixes,
+                scheduler_type=scheduling.NAME,
                 use_async_batching=False,
                 use_cuda_graph=False,  # a captured graph would replay the k' it was captured with
                 auto_switch_to_flash=False,
@@ -92,12 +92,13 @@ class Engine:
             on_step=lambda step, prefilled: on_step(self._with_experts(step), prefilled),
         )
         self._manager.sample_with(Nucleus())
+        self._manager.rank_by(lambda request_id: self._ranks.get(request_id, FIRST_COME))
         self._manager.read_by_page = True
         if share_prefixes:
             self._manager.keep_classes_apart(self._salt_of)
         attention.register()
         model.set_attn_implementation(attention.NAME)
-        self._manager.output_router = _StampingRouter(
+        self._manager.output_router = StampingRouter(
             lambda outputs: on_emissions([self._emission(output) for output in outputs])
         )
 
@@ -124,11 +125,13 @@ class Engine:
         choice: Sampling,
         eos_token_id: int | None,
         slo_class: str | None = None,
+        rank: Rank = FIRST_COME,
     ) -> None:
         """Queue a request; its emissions follow. RuntimeError once the engine has stopped.
 
-        Its tokens run at the k' that the running plan has for `slo_class`.
+        Its tokens run at the k' that the running plan has for `slo_class`, when its `rank` says.
         """
+        self._ranks[request_id] = rank
         if slo_class is not None:
             self._class_of[request_id] = slo_class
             self._salts.setdefault(slo_class, len(self._salts))
@@ -141,7 +144,7 @@ class Engine:
             **choice.arguments(),
         )
         if accepted is None:
-            self._class_of.pop(request_id, None)
+            self._forget(request_id)
             raise RuntimeError(self.failure or "engine refused the request")
 
     def cancel(self, request_id: str) -> None:
@@ -168,6 +171,10 @@ class Engine:
         slots, distinct = self._load.step()
         return replace(step, expert_slots=slots, distinct_experts=distinct)
 
+    def _forget(self, request_id: str) -> None:
+        self._class_of.pop(request_id, None)
+        self._ranks.pop(request_id, None)
+
     def _salt_of(self, request_id: str) -> int:
         return self._salts[self._class_of.get(request_id)]
 
@@ -178,7 +185,7 @@ class Engine:
         """Called in the engine's thread before a step: every row runs at its request's k'."""
         for request_id in self._cancelled - {scheduled.state.request_id for scheduled in batch}:
             self._cancelled.discard(request_id)
-            self._class_of.pop(request_id, None)
+            self._forget(request_id)
         if not self.plan.class_k and self.plan.expert_cap is None:
             return
         # A prompt needs about all experts, and its keys and values are kept: a cap is for decoding.
@@ -196,102 +203,12 @@ class Engine:
         """Called in the engine's thread, inside the step that made the tokens."""
         tokens = () if output.error else (output.generated_tokens[-1],)  # a step adds one
         if output.is_finished():
-            self._class_of.pop(output.request_id, None)
+            self._forget(output.request_id)
         return Emission(
             output.request_id, tokens, self.plan, self._clock(), output.is_finished(), output.error
         )
 
 
-class SteppedManager(ContinuousBatchingManager):
-    """Announces every step with its batch and reports it, from the engine's thread."""
-
-    def __init__(
-        self,
-        *args: object,
-        before_step: Callable[[list[FutureRequestState]], None],
-        on_step: Callable[[Step, dict[str, int]], None],
-    ) -> None:
-        super().__init__(*args)
-        self._before_step = before_step
-        self._on_step = on_step
-        self._nucleus: Nucleus | None = None
-        self._salt_of: Callable[[str], int] | None = None
-        self.read_by_page = False  # for attention that takes `pages`; before the start
-        self.current_batch = 0
-
-    def sample_with(self, nucleus: Nucleus) -> None:
-        """Take the next tokens as `runtime.sampling` does; before the start."""
-        self.logit_processor, self._nucleus = processors(nucleus), nucleus
-
-    def keep_classes_apart(self, salt_of: Callable[[str], int]) -> None:
-        """Share cached prefixes only between requests of one salt; before the start."""
-        self._salt_of = salt_of
-
-    def _create_batch_processor(self) -> ContinuousBatchProcessor:
-        processor = super()._create_batch_processor()
-        if self._nucleus is not None:
-            processor.model_runner._sample = self._sample
-        for allocator in processor.cache.cache_allocators.values():
-            huge_pages.advise(allocator.cache_tensor)
-        if self.read_by_page:
-            pages.read_by_page(processor)
-        if self._salt_of is not None:
-            vocab_size = self.model.config.get_text_config().vocab_size
-            prefixes.keep_classes_apart(processor.cache, self._salt_of, vocab_size)
-        return processor
-
-    def _sample(self, scores_1BV: torch.Tensor, output_ids: torch.Tensor) -> None:
-        tokens_B = draw(scores_1BV[0], self._nucleus.all_greedy)
-        output_ids[0, : len(tokens_B)].copy_(tokens_B)
-
-    def _generation_step(self) -> None:
-        self._before_step(self.batch_processor.inputs_and_outputs.requests_in_batch)
-        super()._generation_step()
-
-    def _generation_loop_body(
-        self, batch_processor: ContinuousBatchProcessor, bootstrapping: bool
-    ) -> bool:
-        batches_before, started_s = self.current_batch, time.perf_counter()
-        goes_on = super()._generation_loop_body(batch_processor, bootstrapping)
-        if self.current_batch > batches_before:
-            duration_s = time.perf_counter() - started_s
-            self._on_step(*_composition(batch_processor, duration_s))
-        return goes_on
-
-
 def _decodes(scheduled: FutureRequestState) -> bool:
     """Before the step: whether it continues an answer, and not a prompt."""
     return scheduled.query_length == 1 and scheduled.state.generated_len() > 0
-
-
-def _composition(
-    batch_processor: ContinuousBatchProcessor, duration_s: float
-) -> tuple[Step, dict[str, int]]:
-    """The step that just ran, and its prompt tokens by request."""
-    prefilled: dict[str, int] = {}
-    decode_tokens = prefill_keys = decode_keys = 0
-    for scheduled in batch_processor.inputs_and_outputs.requests_in_batch:
-        tokens, keys = scheduled.query_length, scheduled.state.position_offset
-        # After the update a decoding request has more than the one token its prefill ended with.
-        if tokens == 1 and scheduled.state.generated_len() > 1:
-            decode_tokens += 1
-            decode_keys += keys
-        else:
-            prefilled[scheduled.state.request_id] = tokens
-            prefill_keys += tokens * keys - tokens * (tokens - 1) // 2  # each one fewer
-    work = Work(sum(prefilled.values()), decode_tokens, prefill_keys, decode_keys)
-    return Step(work, duration_s), prefilled
-
-
-class _StampingRouter(OutputRouter):
-    """Hands all outputs over in the engine's thread, one call a step."""
-
-    def __init__(self, deliver: Callable[[list[GenerationOutput]], None]) -> None:
-        super().__init__()
-        self._deliver_all = deliver
-
-    def deliver(self, output: GenerationOutput) -> None:
-        self._deliver_all([output])
-
-    def deliver_batch(self, outputs: list[GenerationOutput]) -> None:
-        self._deliver_all(outputs)

@@ -20,13 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import policies
-from controller.allocator import Allocator, plan_at
 from controller.config import SloPolicy
 from controller.estimator import Estimator
 from controller.journal import Adoption, FileJournal, code_digest, profile_digest
+from controller.levels import safe_plan
 from controller.loop import Controller
 from controller.profiles import load_profile
-from controller.signals import Plan, Sample
+from controller.scaling import Scaling
+from controller.signals import Correction, Plan, ReplicaWish, Sample
 
 NAME = "governor"
 FIRST_POLICY_POLL_S = 0.05
@@ -52,6 +53,7 @@ class Orders:
 
     plan: Plan | None
     edition: Edition | None = None
+    correction: Correction | None = None  # of the step time that admission reckons with
 
 
 class Governor:
@@ -67,6 +69,8 @@ class Governor:
         self._edition: Edition | None = None
         self._followed: dict[str, int] = {}  # number of the edition, by replica
         self._controller: Controller | None = None
+        self._scaling: Scaling | None = None
+        self._wish: ReplicaWish | None = None
         self._changed = asyncio.Event()
         self._actuations: deque[tuple[int, float]] = deque(maxlen=10_000)  # (epoch, ms)
         self._pending: _Pending | None = None
@@ -94,7 +98,9 @@ class Governor:
             changed, heartbeat_s = self._changed, self._edition.slo_policy.cadence.heartbeat_s
             with suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), heartbeat_s)
-        return Orders(self._controller.plan, self._edition)
+        load = self._controller.load
+        correction = load.correction if load else None
+        return Orders(self._controller.plan, self._edition, correction)
 
     async def apply(self, slo_policy: SloPolicy) -> dict[str, object] | None:
         """Take a validated SLO policy and hand it to all replicas; gives what is in force now.
@@ -107,6 +113,11 @@ class Governor:
             self._adopt(Edition(self._next_number(), slo_policy, self._edition.deployed))
         return self._in_force()
 
+    async def replicas_wished(self) -> int | None:
+        """What Serve is told. None: no other number than there is; a dry run moves no replicas."""
+        acts = self._edition is not None and not self._edition.slo_policy.dry_run
+        return self._wish.replicas if acts and self._wish else None
+
     async def status(self) -> dict[str, object]:
         """Everything the last tick knew, as plain data."""
         controller = self._controller
@@ -117,6 +128,7 @@ class Governor:
             "plan": asdict(controller.plan) if controller else None,
             "load": asdict(controller.load) if controller and controller.load else None,
             "budget": asdict(controller.budget) if controller and controller.budget else None,
+            "replica_wish": asdict(self._wish) if self._wish else None,
             "replica_epochs": {s.replica: s.epoch for s in fresh},
             "replica_editions": dict(self._followed),
             "devices": {s.replica: asdict(s.device) for s in fresh},
@@ -149,15 +161,15 @@ class Governor:
     def _control(self, edition: Edition) -> None:
         """Begin to decide under an edition's policy."""
         slo_policy = edition.slo_policy
-        safe = plan_at(self._profile, slo_policy.experts.safe, epoch=1)
+        safe = safe_plan(slo_policy, self._profile, epoch=1)
         plan = self._controller.plan if self._controller else safe
         self._estimator.stale_s = slo_policy.cadence.stale_s
         self._estimator.forget_s = slo_policy.cadence.lease_s
-        policy = policies.build(slo_policy, self._profile)
-        allocator = Allocator(self._profile)
-        self._controller = Controller(
-            self._estimator, policy, allocator, self._journal, plan, slo_policy.dry_run_k
+        self._controller = policies.controller_of(
+            slo_policy, self._profile, self._estimator, self._journal, plan
         )
+        asked = self._scaling.asked if self._scaling else None
+        self._scaling = Scaling(self._profile, slo_policy, asked)
         self._journal.adopt(
             Adoption(
                 slo_policy,
@@ -178,6 +190,7 @@ class Governor:
                 continue
             try:
                 self._tick(self._controller)
+                self._wish_for_replicas(self._controller)
             except Exception:  # a tick that fails must not be the last one
                 logger.exception("kprime: tick failed, the plan stays")
             await asyncio.sleep(self._edition.slo_policy.cadence.tick_s)
@@ -190,6 +203,12 @@ class Governor:
         fresh = controller.estimator.fresh(now_s)
         self._pending = _Pending(plan.epoch, now_s, {s.replica for s in fresh})
         self._wake()
+
+    def _wish_for_replicas(self, controller: Controller) -> None:
+        assert self._scaling and controller.load, "there has been a tick"
+        before, self._wish = self._wish, self._scaling.decide(controller.load)
+        if before and before.replicas != self._wish.replicas:
+            logger.info("kprime: %s replicas wanted: %s", self._wish.replicas, self._wish.reason)
 
     def _wake(self) -> None:
         """End every waiting exchange: there are new orders."""

@@ -3,7 +3,10 @@
 Knows neither engine nor Ray. Fields kprime adds live under the one key `kprime`.
 """
 
+import hashlib
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -13,7 +16,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from starlette.exceptions import HTTPException
 
+from controller.admission import Refusal
+from controller.config import DEFAULT_CLASS, SloPolicy
 from controller.signals import Plan
+
+KINDS = {429: "rate_limit_error"}  # OpenAI's name for it
 
 
 class StreamOptions(BaseModel):
@@ -37,17 +44,24 @@ class CompletionRequest(BaseModel):
     stream_options: StreamOptions = StreamOptions()
     user: str | None = None
     ignore_eos: bool = False  # as in vLLM: generate max_tokens whatever the model says
+    slo_class: str | None = None  # the header X-SLO-Class says it as well, and goes first
 
 
 class ApiError(Exception):
     """Becomes an OpenAI error body with this HTTP status."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status = status
-        kind = "invalid_request_error" if status < 500 else "server_error"
+        self.status, self.headers = status, headers
+        kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -60,9 +74,10 @@ class Served:
     sum_k: float = 0.0
     sum_quality: float = 0.0
 
-    def add(self, plan: Plan, num_tokens: int) -> "Served":
+    def add(self, plan: Plan, slo_class: str, num_tokens: int) -> "Served":
         """Count tokens; gives back these tokens alone, for their own chunk."""
-        these = Served(plan.epoch, num_tokens, num_tokens * plan.mean_k, num_tokens * plan.quality)
+        mean_k, quality = plan.mean_k_of(slo_class), plan.quality_of(slo_class)
+        these = Served(plan.epoch, num_tokens, num_tokens * mean_k, num_tokens * quality)
         self.epoch = these.epoch
         self.num_tokens += these.num_tokens
         self.sum_k += these.sum_k
@@ -107,6 +122,36 @@ class Completion:
         }
 
 
+def refused(refusal: Refusal) -> ApiError:
+    """429 where the client has too much under way, else 503; with whole seconds to wait."""
+    return ApiError(
+        429 if refusal.queue_full else 503,
+        f"overloaded: {refusal.reason}",
+        code="queue_full" if refusal.queue_full else "overloaded",
+        headers={"Retry-After": str(math.ceil(refusal.retry_after_s))},
+    )
+
+
+def class_of(request: Request, body: CompletionRequest, slo_policy: SloPolicy) -> str:
+    """The SLO class: of the header, the body, the API key, or the default one.
+
+    Raises ApiError for a class that the SLO policy does not have. Keys are not checked: one that it
+    does not know is of the default class.
+    """
+    header = request.headers.get("x-slo-class")
+    named = body.slo_class if header is None else header
+    if named is None:
+        key = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        return slo_policy.api_keys.get(digest, DEFAULT_CLASS) if key else DEFAULT_CLASS
+    if named not in slo_policy.slo_classes:
+        accepted = ", ".join(slo_policy.slo_classes)
+        where = "slo_class" if header is None else "X-SLO-Class"
+        message = f"{where}: {named!r} is no SLO class; accepted: {accepted}"
+        raise ApiError(400, message, param=where, code="unknown_slo_class")
+    return named
+
+
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     return {
         "prompt_tokens": prompt_tokens,
@@ -120,7 +165,7 @@ def install_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(ApiError)
     async def _known(_request: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body, error.status)
+        return JSONResponse(error.body, error.status, headers=error.headers)
 
     @api.exception_handler(RequestValidationError)
     async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:

@@ -15,20 +15,23 @@ from pathlib import Path
 
 import ray
 import torch
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from ray import serve
 from ray.exceptions import RayError
 from tokenizers.decoders import DecodeStream
 
-from controller.allocator import plan_at
-from controller.config import PolicyError, SloPolicy
+from controller.admission import Refusal
+from controller.config import DEFAULT_CLASS, SloPolicy
 from controller.cuda_devices import AssignedGpu, assigned_gpu
+from controller.levels import safe_plan
 from controller.metrics import DeviceReader
+from controller.problems import PolicyError
 from controller.signals import Plan, Sample
 from controller.telemetry import Telemetry
 from runtime import governor
 from runtime.checkpoint import load_checkpoint, load_profile_of, serve_policy
+from runtime.door import Door, Terms
 from runtime.engine import Engine
 from runtime.heartbeat import Heartbeat
 from runtime.machine import same_machine, this_machine
@@ -37,10 +40,15 @@ from runtime.openai_api import (
     Completion,
     CompletionRequest,
     Served,
+    class_of,
     install_error_handlers,
+    refused,
     usage,
 )
+from runtime.prompt import prompt_ids
 from runtime.sampling import Sampling
+from runtime.scaling import WISH
+from runtime.scheduling import Rank
 from runtime.streams import Streams
 
 logger = logging.getLogger("ray.serve")
@@ -84,12 +92,14 @@ class Replica:
             self._heartbeat.deploy(slo_policy)
 
     async def _start(self, slo_policy: SloPolicy) -> None:
-        self._telemetry = Telemetry(serve.get_replica_context().replica_id.unique_id)
+        self._telemetry = Telemetry(
+            serve.get_replica_context().replica_id.unique_id, slo_policy.admission.standing_s
+        )
         self._streams = Streams(self._telemetry, asyncio.get_running_loop())
         self._engine = Engine(
             self._checkpoint.model,
             self._checkpoint.dial,
-            plan_at(self._profile, slo_policy.experts.safe, 0),
+            safe_plan(slo_policy, self._profile, 0),
             max_batch_tokens=self._profile.max_batch_tokens,
             cache_tokens=self._cache_tokens,
             share_prefixes=self._share_prefixes,
@@ -106,9 +116,15 @@ class Replica:
             self._safe_plan,
         )
         await self._heartbeat.start()
+        self._door = Door(self._telemetry, self._streams, self._profile, self._terms)
+        self._door.start()
 
     def _safe_plan(self, epoch: int) -> Plan:
-        return plan_at(self._profile, self._heartbeat.slo_policy.experts.safe, epoch)
+        return safe_plan(self._heartbeat.slo_policy, self._profile, epoch)
+
+    def _terms(self) -> Terms:
+        heartbeat = self._heartbeat
+        return Terms(heartbeat.slo_policy, self._engine.plan, heartbeat.correction)
 
     @api.get("/v1/models")
     async def models(self) -> JSONResponse:
@@ -142,57 +158,55 @@ class Replica:
         return JSONResponse(in_force)
 
     @api.post("/v1/completions", response_model=None)
-    async def completions(self, request: CompletionRequest) -> JSONResponse | StreamingResponse:
-        prompt = self._prompt_of(request)
-        chunks = self._generate(request, prompt)
-        if request.stream:
-            return StreamingResponse(_server_sent(chunks), media_type="text/event-stream")
-        return JSONResponse([chunk async for chunk in chunks][-1])
+    async def completions(
+        self, http: Request, request: CompletionRequest
+    ) -> JSONResponse | StreamingResponse:
+        arrived_s = time.monotonic()
+        slo_class = class_of(http, request, self._heartbeat.slo_policy)
+        self._admit(slo_class, 0, arrived_s)  # before its prompt costs anything
+        prompt = prompt_ids(request, self._checkpoint)
+        self._admit(slo_class, len(prompt), arrived_s)
+        chunks = self._generate(request, prompt, slo_class, arrived_s)
+        if not request.stream:
+            return JSONResponse([chunk async for chunk in chunks][-1])
+        # The status line waits for the first token: until then a request may still be refused.
+        first = await anext(chunks)
+        return StreamingResponse(_server_sent(first, chunks), media_type="text/event-stream")
 
-    def _prompt_of(self, request: CompletionRequest) -> list[int]:
-        """Token ids of the prompt; refuses an unknown model and what does not fit the context."""
-        if request.model != self._checkpoint.name:
-            raise ApiError(
-                404,
-                f"model {request.model!r} does not exist; served: {self._checkpoint.name}",
-                param="model",
-                code="model_not_found",
-            )
-        ids, tokenizer = request.prompt, self._checkpoint.tokenizer
-        if isinstance(ids, str):
-            ids = tokenizer.encode(ids)
-        if not ids or max(ids) >= len(tokenizer):
-            message = f"prompt: needs at least one token, and ids below {len(tokenizer)}"
-            raise ApiError(400, message, param="prompt")
-        needed, context = len(ids) + request.max_tokens, self._checkpoint.context_tokens
-        if needed > context:
-            raise ApiError(
-                400,
-                f"the context is {context} tokens; prompt ({len(ids)}) and max_tokens "
-                f"({request.max_tokens}) need {needed}",
-                param="prompt",
-                code="context_length_exceeded",
-            )
-        return ids
+    def _admit(self, slo_class: str, prompt_tokens: int, now_s: float) -> None:
+        if refusal := self._door.knock(slo_class, prompt_tokens, now_s):
+            raise refused(refusal)
 
     async def _generate(
-        self, request: CompletionRequest, prompt: list[int]
+        self, request: CompletionRequest, prompt: list[int], slo_class: str, arrived_s: float
     ) -> AsyncIterator[dict[str, object]]:
         """The chunks of one answer; the last one alone is the answer of a request without `stream`.
 
-        When the consumer goes away the sequence is cancelled and its cache freed.
+        When the consumer goes away, or the door sheds it, the sequence is cancelled and its cache
+        freed.
         """
         completion = Completion(f"cmpl-{uuid.uuid4().hex}", self._checkpoint.name)
         tokenizer, decode = self._checkpoint.tokenizer, DecodeStream(skip_special_tokens=True)
         eos_token_id = None if request.ignore_eos else tokenizer.eos_token_id
         text, served, finished = "", Served(), False
         emissions = self._streams.open(completion.id)
-        self._telemetry.arrived(completion.id, len(prompt), request.max_tokens, time.monotonic())
+        self._telemetry.arrived(
+            completion.id, slo_class, len(prompt), request.max_tokens, arrived_s
+        )
         try:
-            sampling = Sampling(request.temperature, request.top_p)
-            self._engine.submit(completion.id, prompt, request.max_tokens, sampling, eos_token_id)
+            self._engine.submit(
+                completion.id,
+                prompt,
+                request.max_tokens,
+                Sampling(request.temperature, request.top_p),
+                eos_token_id,
+                slo_class,
+                self._rank(slo_class, arrived_s),
+            )
             while not finished:
                 emission = await emissions.get()
+                if isinstance(emission, Refusal):
+                    raise refused(emission)
                 if emission.error:
                     raise ApiError(500, f"generation failed: {emission.error}")
                 finished = emission.finished
@@ -200,7 +214,7 @@ class Replica:
                 steps = (decode.step(tokenizer.backend_tokenizer, token) for token in tokens)
                 piece = "".join(step or "" for step in steps)
                 text += piece
-                now = served.add(emission.plan, len(emission.tokens))
+                now = served.add(emission.plan, slo_class, len(emission.tokens))
                 reason = _finish_reason(finished, len(tokens) < len(emission.tokens))
                 if request.stream:
                     yield completion.body(piece, reason, now, None)
@@ -215,19 +229,40 @@ class Replica:
             if not finished:
                 self._engine.cancel(completion.id)
 
+    def _rank(self, slo_class: str, arrived_s: float) -> Rank:
+        """A class that a newer SLO policy has dropped meanwhile goes like those without one."""
+        classes = self._heartbeat.slo_policy.slo_classes
+        its_class = classes.get(slo_class, classes[DEFAULT_CLASS])
+        return Rank(its_class.priority, arrived_s + its_class.ttft_s)
+
+    async def record_autoscaling_stats(self) -> dict[str, int]:
+        """What Serve's autoscaler hears: the governor's wish; nothing of a silent governor.
+
+        Serve calls it only where the number of replicas is not fixed.
+        """
+        try:
+            wished = await _governor().replicas_wished.remote()
+        except (RayError, ValueError):
+            return {}
+        return {} if wished is None else {WISH: wished}
+
     async def check_health(self) -> None:
         if self._slo_policy is not None and self._engine.failure:
             raise RuntimeError(self._engine.failure)
 
     async def __del__(self) -> None:
         if self._slo_policy is not None:
+            self._door.stop()
             self._heartbeat.stop()
             await asyncio.to_thread(self._engine.stop)
 
 
-async def _server_sent(chunks: AsyncIterator[dict[str, object]]) -> AsyncIterator[str]:
+async def _server_sent(
+    first: dict[str, object], chunks: AsyncIterator[dict[str, object]]
+) -> AsyncIterator[str]:
     """Server-sent events as OpenAI sends them. The status line is gone: errors are events too."""
     try:
+        yield f"data: {json.dumps(first)}\n\n"
         async for chunk in chunks:
             yield f"data: {json.dumps(chunk)}\n\n"
     except ApiError as error:

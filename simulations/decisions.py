@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import policies
-from controller.allocator import Allocator
 from controller.config import SloPolicy
 from controller.estimator import Estimator
 from controller.journal import Adoption, Entry, Tick
@@ -54,15 +53,9 @@ class _NoJournal:
 
 
 def controller_of(slo_policy: SloPolicy, profile: Profile, plan: Plan) -> Controller:
-    """A controller that begins to decide under `slo_policy`, `plan` being served."""
-    return Controller(
-        Estimator(profile, stale_s=0.0, forget_s=0.0),  # loads are given: it is never asked
-        policies.build(slo_policy, profile),
-        Allocator(profile),
-        _NoJournal(),
-        plan,
-        slo_policy.dry_run_k,
-    )
+    """For loads that are given."""
+    never_asked = Estimator(profile, stale_s=0.0, forget_s=0.0)
+    return policies.controller_of(slo_policy, profile, never_asked, _NoJournal(), plan)
 
 
 def replay_exactly(entries: Iterable[Entry], profile_of: ProfileOf) -> Replayed:
@@ -191,7 +184,9 @@ class _Instead:
         if self._last is not None:
             gap_s = tick.load.at_s - self._last[0].load.at_s
             self._serve(was, would, min(gap_s, LONGEST_GAP * self.tick_s))
-        load = replace(tick.load, mean_k=self._controller.plan.mean_k)
+        plan = self._controller.plan
+        mean_k = plan.mean_k_over(tick.load.shares)
+        load = replace(tick.load, mean_k=mean_k, epoch=plan.epoch)
         self._last = tick, self._controller.decide(load)
 
     def end(self, was: Course, would: Course) -> None:

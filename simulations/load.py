@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count, cycle
+from math import inf
 from typing import Any
 
 # Not httpx: the generator often shares its processor with the server it measures, and aiohttp reads
@@ -52,6 +53,7 @@ class Stream:
     num_chunks: int = 0
     completion_tokens: int | None = None
     telemetry: dict[str, Any] = field(default_factory=dict)  # kprime's own, of the last chunk
+    retry_after_s: float | None = None  # of a refusal
     done: bool = False
 
     def take(self, line: bytes, now_s: float) -> None:
@@ -93,7 +95,6 @@ class Endpoint:
     session: aiohttp.ClientSession
     url: str
     model: str
-    headers: dict[str, str]
 
     async def send(self, job: Job, start_s: float) -> Record:
         """Sends now; whatever goes wrong is in the record."""
@@ -106,6 +107,7 @@ class Endpoint:
         except Exception as fault:  # of any kind: it fails this request and not the run
             status, error = "failed", f"{type(fault).__name__}: {fault}".rstrip(": ")
         completed = status == "completed"
+        took_s = clock() - due_s
         return Record(
             index=job.index,
             scheduled_s=job.request.arrival_s,
@@ -114,21 +116,29 @@ class Endpoint:
             output_tokens=stream.num_tokens,
             ttft_s=None if stream.first_s is None else stream.first_s - due_s,
             tpot_s=stream.tpot_s if completed else None,
-            e2e_s=clock() - due_s if completed else None,
+            e2e_s=took_s if completed else None,
             status=status,
             error=error,
             quality=stream.telemetry.get("quality"),
             mean_k=stream.telemetry.get("mean_k"),
             epoch=stream.telemetry.get("epoch"),
+            slo_class=job.request.slo_class,
+            retry_after_s=stream.retry_after_s,
+            took_s=took_s,
         )
 
     async def _post(self, job: Job, stream: Stream) -> tuple[Status, str | None]:
         clock = asyncio.get_running_loop().time
         address = f"{self.url}/v1/completions"
-        async with self.session.post(address, json=self._body(job), headers=self.headers) as answer:
+        slo_class = job.request.slo_class
+        headers = {} if slo_class is None else {"X-SLO-Class": slo_class}
+        async with self.session.post(address, json=self._body(job), headers=headers) as answer:
             if answer.status != 200:
                 error = f"HTTP {answer.status}: {(await answer.text())[:200]}"
-                return ("shed" if answer.status in SHED_STATUSES else "failed"), error
+                if answer.status not in SHED_STATUSES:
+                    return "failed", error
+                stream.retry_after_s = _seconds(answer.headers.get("Retry-After"))
+                return "shed", error
             async for line in answer.content:
                 stream.take(line, clock())
         if not stream.done:
@@ -156,7 +166,6 @@ async def replay(
     prompts: Prompts,
     *,
     seed: int,
-    slo_class: str | None = None,
     timeout_s: float = 600,
     on_start: Callable[[float], None] | None = None,
     on_event: Callable[[Record], None] | None = None,
@@ -174,7 +183,7 @@ async def replay(
         if on_event:
             on_event(records[-1])
 
-    async with _connect(url, model, slo_class, timeout_s) as endpoint, asyncio.TaskGroup() as group:
+    async with _connect(url, model, timeout_s) as endpoint, asyncio.TaskGroup() as group:
         clock = asyncio.get_running_loop().time
         start_s = clock()
         if on_start:
@@ -213,7 +222,7 @@ async def capacity(
             if not record.completed:  # else a server that refuses at once is asked without pause
                 await asyncio.sleep(RETRY_PAUSE_S)
 
-    async with _connect(url, model, None, duration_s) as endpoint:
+    async with _connect(url, model, duration_s) as endpoint:
         start_s = asyncio.get_running_loop().time()
         workers = [asyncio.create_task(work(endpoint, start_s)) for _ in range(concurrency)]
         await asyncio.sleep(duration_s)
@@ -241,10 +250,17 @@ def _jobs(requests: Sequence[Request], prompts: Prompts, seed: int) -> list[Job]
     ]
 
 
+def _seconds(retry_after: str | None) -> float | None:
+    """A Retry-After in seconds. The header may hold a date instead, which counts as none."""
+    try:
+        wait_s = float(retry_after or "")
+    except ValueError:
+        return None
+    return wait_s if 0 <= wait_s < inf else None
+
+
 @asynccontextmanager
-async def _connect(
-    url: str, model: str | None, slo_class: str | None, timeout_s: float
-) -> AsyncIterator[Endpoint]:
+async def _connect(url: str, model: str | None, timeout_s: float) -> AsyncIterator[Endpoint]:
     address = url.rstrip("/")
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S),
@@ -253,8 +269,7 @@ async def _connect(
         listed = await _models(session, address)
         if model is None and not listed:
             raise LoadError(f"{address}/v1/models lists no model; name one")
-        headers = {} if slo_class is None else {"X-SLO-Class": slo_class}
-        yield Endpoint(session, address, model or listed[0], headers)
+        yield Endpoint(session, address, model or listed[0])
 
 
 async def _models(session: aiohttp.ClientSession, address: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Pictures of a comparison of live arms, drawn with matplotlib. Knows figures only, no server."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from simulations.results import Record
 from simulations.schedule import Requests
 from simulations.timeline import Tick
 
-COLOURS = ("#b5483a", "#2a6f97")  # the baseline, then ours
+COLOURS = ("#b5483a", "#2a6f97", "#c98b2b", "#5b8c5a", "#7d5a8c")  # the baseline, then ours
 BIN_S = 1.0
 
 
@@ -31,7 +32,7 @@ class Frame:
     duration_s: float
     capacity_full_rps: float
     capacity_floor_rps: float
-    ttft_slo_s: float
+    ttft_slos_s: Mapping[str, float]  # by what to call them
     full_k: float
 
 
@@ -40,7 +41,7 @@ def draw(frame: Frame, arms: Sequence[Arm], path: Path) -> None:
     figure = Figure(figsize=(10, 10), layout="constrained")
     load, ttft, queue, experts = figure.subplots(4, 1, sharex=True)
     _draw_load(load, frame)
-    for arm, colour in zip(arms, COLOURS, strict=True):
+    for arm, colour in zip(arms, cycle(COLOURS), strict=False):
         _draw_ttft(ttft, arm, colour)
         times_s = [tick.at_s for tick in arm.ticks]
         waiting = [np.nan if t.waiting_requests is None else t.waiting_requests for t in arm.ticks]
@@ -48,7 +49,8 @@ def draw(frame: Frame, arms: Sequence[Arm], path: Path) -> None:
         experts.step(
             times_s, [t.mean_k for t in arm.ticks], where="post", color=colour, label=arm.name
         )
-    ttft.axhline(frame.ttft_slo_s, color="black", linestyle="--", label="objective")
+    for (name, slo_s), style in zip(frame.ttft_slos_s.items(), cycle(("--", ":")), strict=False):
+        ttft.axhline(slo_s, color="black", linestyle=style, label=name)
     ttft.set(yscale="log", ylabel="TTFT, s")
     queue.set(ylabel="waiting requests")
     experts.set(ylabel="k' (experts per token)", ylim=(0, frame.full_k + 1))
@@ -73,6 +75,10 @@ def _draw_load(axes: Axes, frame: Frame) -> None:
 
 
 def _draw_ttft(axes: Axes, arm: Arm, colour: str) -> None:
+    """What came, and along the bottom what was refused or failed."""
+    missed_s = [record.scheduled_s for record in arm.records if not record.completed]
+    bottom = axes.get_xaxis_transform()
+    axes.scatter(missed_s, [0.02] * len(missed_s), marker="|", color=colour, transform=bottom)
     seen = [(r.scheduled_s, r.ttft_s) for r in arm.records if r.ttft_s is not None]
     axes.scatter(
         [scheduled_s for scheduled_s, _ in seen],

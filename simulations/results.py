@@ -1,17 +1,19 @@
 """What became of each offered request, and what that amounts to.
 
-Takes records and the two latency objectives, gives one arm of the comparison. Knows nothing of how
-the requests were sent; what the records cannot tell is None, never 0.
+Takes records and latency objectives by SLO class, gives one arm of the comparison. Knows nothing of
+how the requests were sent; what the records cannot tell is None, never 0.
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from controller.config import DEFAULT_CLASS, SloClass
 
 Status = Literal["completed", "shed", "failed"]
 
@@ -33,15 +35,24 @@ class Record:
     quality: float | None  # token mean of the retention served, full k' = 1.0
     mean_k: float | None  # token mean
     epoch: int | None  # of the plan of the last token
+    # Not in files of before there were classes, which can be read all the same.
+    slo_class: str | None = None  # None where the request named none
+    retry_after_s: float | None = None  # of a refusal, where it said
+    took_s: float | None = None  # until the answer ended, whatever it was
 
     @property
     def completed(self) -> bool:
         return self.status == "completed"
 
-    def met(self, ttft_slo_s: float, tpot_slo_s: float) -> bool:
+    @property
+    def judged_as(self) -> str:
+        """The class whose objectives count."""
+        return self.slo_class or DEFAULT_CLASS
+
+    def met(self, slo: SloClass) -> bool:
         if not self.completed or self.ttft_s is None:
             return False
-        return self.ttft_s <= ttft_slo_s and (self.tpot_s is None or self.tpot_s <= tpot_slo_s)
+        return self.ttft_s <= slo.ttft_s and (self.tpot_s is None or self.tpot_s <= slo.tpot_s)
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
@@ -56,20 +67,37 @@ def read_records(path: Path) -> list[Record]:
 
 
 def summarise(
-    records: Sequence[Record], ttft_slo_s: float, tpot_slo_s: float, full_k: float | None = None
+    records: Sequence[Record], slo_classes: Mapping[str, SloClass], full_k: float | None = None
 ) -> dict[str, Any]:
-    """The fields of an arm.
+    """The fields of an arm, and under `classes` the same ones of every class that has requests.
 
-    `full_k` is what a server that never speaks of k' runs at, None where the caller does not know.
+    Each request is held to the objectives of its own class, in the total as well; a KeyError where
+    `slo_classes` lacks that class. `full_k` is what a server that never speaks of k' runs at, None
+    where the caller does not know.
     """
+    by_class = {
+        name: [record for record in records if record.judged_as == name] for name in slo_classes
+    }
+    return {
+        **_fields(records, slo_classes, full_k),
+        "classes": {
+            name: _fields(own, slo_classes, full_k) for name, own in by_class.items() if own
+        },
+    }
+
+
+def _fields(
+    records: Sequence[Record], slo_classes: Mapping[str, SloClass], full_k: float | None
+) -> dict[str, Any]:
     completed = [record for record in records if record.completed]
-    met = [record for record in records if record.met(ttft_slo_s, tpot_slo_s)]
-    violating, windows = _windows(records, ttft_slo_s, tpot_slo_s, window_s=2.0)
+    met = [record for record in records if record.met(slo_classes[record.judged_as])]
+    violating, windows = _windows(records, met, window_s=2.0)
     return {
         "offered": len(records),
         "completed": len(completed),
         "shed": sum(record.status == "shed" for record in records),
         "failed": sum(record.status == "failed" for record in records),
+        **_retry_after([record for record in records if record.status == "shed"]),
         "attainment": len(met) / len(records) if records else None,
         **_quality(records, completed, met),
         **_percentiles("ttft", [record.ttft_s for record in completed]),
@@ -78,6 +106,16 @@ def summarise(
         "windows_2s": windows,
         "mean_k": _mean_k(completed, full_k),
         "lateness_p99_s": _percentile([record.lateness_s for record in records], 99),
+        "longest_s": max((r.took_s for r in records if r.took_s is not None), default=None),
+    }
+
+
+def _retry_after(shed: Sequence[Record]) -> dict[str, float | None]:
+    waits_s = [record.retry_after_s for record in shed if record.retry_after_s is not None]
+    return {
+        "shed_with_retry_after": len(waits_s),
+        "retry_after_p50_s": _percentile(waits_s, 50),
+        "retry_after_max_s": max(waits_s, default=None),
     }
 
 
@@ -130,14 +168,12 @@ def _token_mean(records: Sequence[Record], values: Sequence[float]) -> float | N
     return float(np.average(values, weights=weights))
 
 
-def _windows(
-    records: Sequence[Record], ttft_slo_s: float, tpot_slo_s: float, window_s: float
-) -> tuple[int, int]:
+def _windows(records: Sequence[Record], met: Sequence[Record], window_s: float) -> tuple[int, int]:
     """How many windows had a miss, of those in which a request was due."""
-    met_in: dict[int, bool] = defaultdict(lambda: True)
-    for record in records:
-        met_in[int(record.scheduled_s // window_s)] &= record.met(ttft_slo_s, tpot_slo_s)
-    return sum(not met for met in met_in.values()), len(met_in)
+    due, kept = (
+        Counter(int(record.scheduled_s // window_s) for record in some) for some in (records, met)
+    )
+    return sum(due[window] > kept[window] for window in due), len(due)
 
 
 def _percentiles(name: str, values: Sequence[float | None]) -> dict[str, float | None]:

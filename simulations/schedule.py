@@ -5,6 +5,7 @@ servers; a request that is impossible to schedule is a ValueError.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import floor, inf, isfinite
 
 import numpy as np
@@ -21,7 +22,7 @@ def cut(trace: Trace, start_s: float = 0.0, duration_s: float | None = None) -> 
     """The requests of [start, start + duration), their arrivals counted from the start."""
     end_s = inf if duration_s is None else duration_s
     kept = tuple(
-        Request(request.arrival_s - start_s, request.input_tokens, request.output_tokens)
+        replace(request, arrival_s=request.arrival_s - start_s)
         for request in trace.requests
         if 0 <= request.arrival_s - start_s < end_s
     )
@@ -76,7 +77,7 @@ def scale_to_peak(
 
 def _jittered(request: Request, rng: np.random.Generator) -> Request:
     arrival_s = request.arrival_s + float(rng.uniform(-JITTER_S, JITTER_S))
-    return Request(max(0.0, arrival_s), request.input_tokens, request.output_tokens)
+    return replace(request, arrival_s=max(0.0, arrival_s))
 
 
 def fit_lengths(requests: Sequence[Request], context_tokens: int) -> tuple[Requests, float]:
@@ -95,7 +96,14 @@ def _fitted(request: Request, factor: float, context_tokens: int) -> Request:
     # Rounding both up could pass the context by one token: the prompt gives way.
     output_tokens = min(max(1, round(request.output_tokens * factor)), context_tokens - 1)
     input_tokens = min(max(1, round(request.input_tokens * factor)), context_tokens - output_tokens)
-    return Request(request.arrival_s, input_tokens, output_tokens)
+    return replace(request, input_tokens=input_tokens, output_tokens=output_tokens)
+
+
+def mean_lengths(requests: Sequence[Request]) -> tuple[float, float]:
+    """Of prompts and of outputs, in tokens."""
+    prompts = sum(request.input_tokens for request in requests)
+    outputs = sum(request.output_tokens for request in requests)
+    return prompts / len(requests), outputs / len(requests)
 
 
 def peak_rps(requests: Sequence[Request], window_s: float) -> float:

@@ -5,8 +5,8 @@ counts from; knows no server.
 """
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 SETTLED_S = 2.0
 
@@ -16,11 +16,21 @@ class Tick:
     """One decision, dated from the start of the schedule."""
 
     at_s: float
-    mean_k: float
+    mean_k: float  # of SLO classes without a k' of their own
     epoch: int
     waiting_requests: int | None
     reason: str
     step_time_error: float | None = None  # of the last minute
+    class_k: Mapping[str, float] = field(default_factory=dict)  # mean k' of those that have one
+    class_waiting: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, slo_class: str) -> "Tick":
+        """As that class had it; its queue is unknown where no replica spoke of it."""
+        return replace(
+            self,
+            mean_k=self.class_k.get(slo_class, self.mean_k),
+            waiting_requests=self.class_waiting.get(slo_class),
+        )
 
 
 def read_ticks(lines: Iterable[str], start_s: float, end_s: float) -> list[Tick]:
@@ -35,14 +45,23 @@ def read_ticks(lines: Iterable[str], start_s: float, end_s: float) -> list[Tick]
             ticks.append(
                 Tick(
                     at_s=load["at_s"] - start_s,
-                    mean_k=sum(plan["k"]) / len(plan["k"]),
+                    mean_k=_mean(plan["k"]),
                     epoch=plan["epoch"],
                     waiting_requests=load["waiting_requests"],
                     reason=row["budget"]["reason"],
                     step_time_error=load["step_time_error"],
+                    class_k={name: _mean(k) for name, k in plan.get("class_k", {}).items()},
+                    class_waiting={
+                        name: each["waiting_requests"]
+                        for name, each in load.get("classes", {}).items()
+                    },
                 )
             )
     return ticks
+
+
+def _mean(k: Sequence[int]) -> float:
+    return sum(k) / len(k)
 
 
 def switches_per_min(ticks: list[Tick]) -> float | None:

@@ -33,6 +33,7 @@ class Request:
     arrival_s: float  # from the first request of the trace or of the cut
     input_tokens: int
     output_tokens: int
+    slo_class: str | None = None  # no trace has one: see `simulations.mix`
 
 
 @dataclass(frozen=True, slots=True)

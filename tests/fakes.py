@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
-from controller.config import SloPolicy, parse_policy
+from controller.allocator import Allocator
+from controller.config import DEFAULT_CLASS, SloPolicy, parse_policy
+from controller.levels import Level
 from controller.policy import Policy
 from controller.profiles import SCHEMA_VERSION, Profile
-from controller.signals import Budget, Load, Plan, Sample
+from controller.signals import Budget, ClassSample, Load, Plan, Sample
 
 
 def profile_data() -> dict[str, Any]:
@@ -96,9 +98,23 @@ def load(**changes: Any) -> Load:  # noqa: ANN401  (any field of a Load)
     return replace(quiet, **changes)
 
 
-def sample(**changes: Any) -> Sample:  # noqa: ANN401  (any field of a Sample)
-    """Replica a has nothing to do and nothing to tell."""
-    return replace(Sample("a", 1, 0, 0, 0, 0.0, 0, 0, 0), **changes)
+def sample(**changes: Any) -> Sample:  # noqa: ANN401  (any field of a Sample or a ClassSample)
+    """Replica a has nothing to do and nothing to tell; what it tells is of the default class."""
+    of_class = {f.name: changes.pop(f.name) for f in fields(ClassSample) if f.name in changes}
+    if of_class:
+        changes.setdefault("classes", {DEFAULT_CLASS: ClassSample(**of_class)})
+    return replace(Sample("a", 1), **changes)
+
+
+def plan_at(profile: Profile, mean_k: float, epoch: int) -> Plan:
+    """The rung nearest to a mean k', as a plan."""
+    rung = profile.nearest(mean_k)
+    return Plan(epoch, rung.plan, rung.quality)
+
+
+def allocator(profile: Profile) -> Allocator:
+    """Of all rungs, for one class."""
+    return Allocator([Level({DEFAULT_CLASS: rung}) for rung in profile.rungs])
 
 
 def slo_policy(**changes: object) -> SloPolicy:
@@ -130,9 +146,11 @@ class Running:
     def __init__(self, policy: Policy, mean_k: float) -> None:
         self._policy = policy
         self._mean_k = mean_k
+        self._epoch = 1
 
     def decide(self, load: Load) -> Budget:
-        budget = self._policy.decide(replace(load, mean_k=self._mean_k))
+        budget = self._policy.decide(replace(load, mean_k=self._mean_k, epoch=self._epoch))
+        self._epoch += budget.mean_k != self._mean_k
         self._mean_k = budget.mean_k
         return budget
 

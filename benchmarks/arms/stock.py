@@ -11,7 +11,7 @@ from benchmarks.arms import MAX_BATCH_TOKENS, STEPS
 from benchmarks.kinds import CONTEXT_TOKENS, Kind, Timing
 from controller.signals import Step
 from runtime.elastic import ExpertDial
-from runtime.engine import SteppedManager
+from runtime.stepped import SteppedManager
 
 
 def untouched(folder: Path, dtype: torch.dtype) -> ExpertDial:

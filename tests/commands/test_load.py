@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from typer.testing import CliRunner, Result
 
 from commands.main import app
+from controller.profiles import write_profile
+from tests.fakes import profile
 
 TEXT = "Call me Ishmael. Some years ago, never mind how long precisely, I went to sea. " * 20
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -129,6 +132,10 @@ def test_a_file_that_is_no_tokenizer_is_named(
         ("--rate", "nan", "--rate nan: "),
         ("--context", 1, "--context: context of 1 tokens: expected 2 or more"),
         ("--load", 0.5, "--load: needs --profile"),
+        ("--ttft-slo", "inf", "--ttft-slo inf: expected seconds"),
+        ("--tpot-slo", "inf", "--tpot-slo inf: expected seconds"),
+        ("--slo-class", "a=0.5,b=0.4", "--slo-class: 'a=0.5,b=0.4': the shares sum to 0.9"),
+        ("--policy-file", "none.yaml", "--policy-file: none.yaml:1: cannot be read"),
     ],
 )
 def test_an_impossible_value_is_refused_by_the_name_of_its_option(
@@ -141,6 +148,39 @@ def test_a_profile_that_is_not_there_is_named(options: dict[str, object], tmp_pa
     file = tmp_path / "profile.json"
     line = refusal(options | {"--load": 0.5, "--profile": file})
     assert line.startswith(f"--profile: {file}: ")
+
+
+POLICY = """
+version: 1
+slo: {ttft_s: 1.0, tpot_s: 0.2}
+experts: {floor: 1, ceiling: 8}
+policy: {name: predictive}
+classes:
+  premium: {ttft_s: 20.0, tpot_s: 2.0}
+  batch: {ttft_s: 0.000001, tpot_s: 2.0}
+"""
+
+
+@pytest.fixture
+def policy_file(tmp_path: Path) -> Path:
+    file = tmp_path / "classes.yaml"
+    file.write_text(POLICY)
+    return file
+
+
+@pytest.mark.parametrize("option", ["--ttft-slo", "--tpot-slo"])
+def test_objectives_are_given_in_one_way(
+    options: dict[str, object], policy_file: Path, option: str
+) -> None:
+    line = refusal(options | {"--policy-file": policy_file, option: 1})
+    assert line == "--policy-file and --ttft-slo or --tpot-slo both set objectives: give one"
+
+
+def test_a_class_that_the_policy_lacks_is_named(
+    options: dict[str, object], policy_file: Path
+) -> None:
+    line = refusal(options | {"--policy-file": policy_file, "--slo-class": "premium=0.5,gold=0.5"})
+    assert line == "--slo-class: 'gold' is not a class of the policy, use: default, premium, batch"
 
 
 @pytest.mark.parametrize("option", ["--json", "--requests"])
@@ -208,6 +248,20 @@ class Breaks(Answers):
     broken = True
 
 
+class Sheds(Answers):
+    """Refuses the class named batch."""
+
+    def do_POST(self) -> None:
+        if self.headers["X-SLO-Class"] != "batch":
+            super().do_POST()
+            return
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(429)
+        self.send_header("Retry-After", "3")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
 @pytest.fixture(params=[Answers])
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), request.param) as serving:
@@ -243,3 +297,77 @@ def test_a_run_without_a_completed_request_is_a_failure_with_the_reason(
     assert result.exit_code == 1
     assert f"no request completed at {server}; the last: HTTP 500: data:" in result.stderr
     assert "2 offered, 0 completed, 0 shed, 2 failed" in result.stdout
+
+
+def summary_of(options: dict[str, object], folder: Path) -> dict[str, Any]:
+    """The arm that a run writes."""
+    file = folder / "load.json"
+    result = run(options | {"--json": file})
+    assert result.exit_code == 0, result.output
+    return json.loads(file.read_text())["arms"]["live"]
+
+
+def test_without_a_class_all_requests_are_of_the_default_one(
+    options: dict[str, object], tmp_path: Path, server: str
+) -> None:
+    arm = summary_of(options | {"--url": server}, tmp_path)
+    assert arm["classes"].keys() == {"default"}
+    assert arm["classes"]["default"]["offered"] == arm["offered"] == 3
+
+
+MIX: dict[str, object] = {"--slo-class": "premium=0.4,batch=0.6", "--seed": 3}
+
+
+def test_a_policy_gives_each_class_its_objectives(
+    options: dict[str, object], tmp_path: Path, server: str, policy_file: Path
+) -> None:
+    arm = summary_of(
+        options | MIX | {"--url": server, "--policy-file": policy_file, "--rate": 40}, tmp_path
+    )
+    premium, batch = arm["classes"]["premium"], arm["classes"]["batch"]
+    assert (premium["attainment"], batch["attainment"]) == (1.0, 0.0)
+    assert premium["offered"] + batch["offered"] == arm["offered"] > 20
+    assert arm["attainment"] == premium["offered"] / arm["offered"]
+
+
+@pytest.mark.parametrize("server", [Sheds], indirect=True)
+def test_refusals_are_told_by_class_with_how_long_to_wait(
+    options: dict[str, object], tmp_path: Path, server: str
+) -> None:
+    requests_file = tmp_path / "requests.jsonl"
+    files = {"--json": tmp_path / "load.json", "--requests": requests_file}
+    result = run(options | MIX | files | {"--url": server, "--rate": 40})
+    assert result.exit_code == 0, result.output
+    arm = json.loads((tmp_path / "load.json").read_text())["arms"]["live"]
+    batch = arm["classes"]["batch"]
+    assert batch["shed"] == batch["offered"] == batch["shed_with_retry_after"] == arm["shed"]
+    assert (batch["retry_after_p50_s"], batch["retry_after_max_s"]) == (3.0, 3.0)
+    assert arm["classes"]["premium"]["shed"] == 0
+    rows = [json.loads(line) for line in requests_file.read_text().splitlines()]
+    waits_s = {(row["slo_class"], row["retry_after_s"]) for row in rows}
+    assert waits_s == {("batch", 3.0), ("premium", None)}
+    assert "all" in result.stdout and "Retry-After" in result.stdout
+
+
+def test_a_mix_changes_neither_times_nor_lengths(
+    options: dict[str, object], tmp_path: Path, server: str
+) -> None:
+    lengths = []
+    for mix in ({}, MIX):
+        file = tmp_path / "requests.jsonl"
+        files: dict[str, object] = {"--url": server, "--requests": file, "--rate": 40}
+        assert run(options | {"--seed": 3} | mix | files).exit_code == 0
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        lengths.append([(r["scheduled_s"], r["input_tokens"], r["output_tokens"]) for r in rows])
+    assert lengths[0] == lengths[1]
+
+
+def test_load_is_a_share_of_what_full_k_can_do(
+    options: dict[str, object], tmp_path: Path, server: str
+) -> None:
+    # Prompts of 20 tokens and outputs of 2 in the mean, at k' 8: 18 + 2 * 0.8 ms, so that two
+    # replicas complete about 102 a second; the trace is 1 s long.
+    file = tmp_path / "profile.json"
+    write_profile(profile(), file)
+    arm = summary_of(options | {"--url": server, "--load": 0.5, "--profile": file}, tmp_path)
+    assert 40 <= arm["offered"] <= 60

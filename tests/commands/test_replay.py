@@ -7,11 +7,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from commands.main import app
-from controller.allocator import plan_at
 from controller.journal import Adoption, FileJournal, code_digest, profile_digest
 from controller.profiles import write_profile
 from controller.signals import Budget
-from tests.fakes import load, profile, slo_policy
+from tests.fakes import load, plan_at, profile, slo_policy
 
 POLICIES = Path(__file__).parents[2] / "policies"
 PROFILE = profile()

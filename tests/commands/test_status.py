@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from commands.main import app
+from commands.status import rows
 from controller.policy_file import load_policy
 
 POLICIES = Path(__file__).parents[2] / "policies"
@@ -41,12 +42,14 @@ def status(**changes: Any) -> dict[str, Any]:  # noqa: ANN401  (any part of a st
             "waiting_tokens": 1400,
             "oldest_wait_s": 0.4,
             "running_requests": 9,
+            "classes": {"default": {"shed_rps": 0.0}},
             "ttft_p95_s": 1.2,
             "tpot_p95_s": 0.1,
             "step_time_error": 0.071,
             "correction": {"base": 1.0, "experts": 1.2, "rest": 0.9},
         },
         "budget": {"mean_k": 3.0, "reason": "best rung [that] holds"},
+        "replica_wish": {"replicas": 3, "reason": "short for 2 of 15 s"},
         "replica_epochs": {"replica-aaaa1111": 12, "replica-bbbb2222": 11},
         "replica_editions": {"replica-aaaa1111": 3, "replica-bbbb2222": 2},
         "expert_use": {
@@ -137,18 +140,27 @@ def test_the_status_says_what_runs_why_and_who_lags(
         "step time": "off by 7.1%; profile corrected by base x 1.00, experts x 1.20, rest x 0.90",
         "replicas": "aaaa1111 at epoch 12; bbbb2222 at epoch 11, lags in plan and SLO policy; "
         "1 silent",
+        "replicas wanted": "3: short for 2 of 15 s",
         "experts, aaaa1111": "5.0 distinct a step, busiest 2.5 times the mean; 1 never used",
     }
     assert json.loads((tmp_path / "status.json").read_text()) == status()
 
 
 def test_what_is_not_known_is_said_to_be_unknown(serving: Callable[[Answers], Server]) -> None:
-    unknown = dict.fromkeys(status()["load"]) | {"stale_replicas": 0}
+    unknown = dict.fromkeys(status()["load"]) | {"stale_replicas": 0, "classes": {}}
     said = status(load=unknown, replica_epochs={}, expert_use={})
     rows = facts(run("status", "--url", serving({"GET /kprime/status": (200, said)}).url))
     assert rows["TTFT p95"] == "unknown, objective 1 s: no request of late"
     assert rows["step time"] == "error unknown"
     assert rows["replicas"] == "none has been heard of late"
+
+
+def test_a_number_of_replicas_that_has_not_been_decided_is_what_there_is(
+    serving: Callable[[Answers], Server],
+) -> None:
+    said = status(replica_wish={"replicas": None, "reason": "enough"})
+    rows = facts(run("status", "--url", serving({"GET /kprime/status": (200, said)}).url))
+    assert rows["replicas wanted"] == "as many as there are: enough"
 
 
 def test_a_dry_run_says_so(serving: Callable[[Answers], Server]) -> None:
@@ -259,3 +271,25 @@ def test_an_invalid_file_is_refused_as_by_check_and_sent_nowhere(
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == run("check", file).stderr
     assert server.bodies == []
+
+
+def test_each_class_is_shown_beside_its_own_objectives_the_highest_first() -> None:
+    two = load_policy(POLICIES / "two-classes.yaml").model_dump(mode="json")
+    part = {"waiting_requests": 3, "running_requests": 4}
+    said = status(slo_policy=two)
+    said["load"]["classes"] = {
+        "batch": {**part, "share": 300.0, "shed_rps": 1.25, "ttft_p95_s": 4.0, "tpot_p95_s": None},
+        "premium": {**part, "share": 100.0, "shed_rps": None, "ttft_p95_s": 1.2, "tpot_p95_s": 0.1},
+    }
+    shown = dict(rows(said))
+    assert [name for name in shown if name.startswith("class")] == ["class premium", "class batch"]
+    assert shown["class premium"] == (
+        "25% of the tokens; 3 wait, 4 run; TTFT p95 1.200 s of 1 s: MISSED; "
+        "TPOT p95 0.100 s of 0.2 s: holds"
+    )
+    assert shown["class batch"] == (
+        "75% of the tokens; 3 wait, 4 run, 1.2 refused a second; TTFT p95 4.000 s of 5 s: holds; "
+        "TPOT p95 unknown, objective 0.5 s: no request of late"
+    )
+    assert shown["queue"].endswith("9 run, 1.2 refused a second")
+    assert "TTFT p95" not in shown

@@ -4,16 +4,15 @@ import json
 
 import pytest
 
-from controller.allocator import Allocator
 from controller.profiles import Profile
 from controller.signals import Budget, Plan
-from tests.fakes import profile, profile_data
+from tests.fakes import allocator, profile, profile_data
 
 PREVIOUS = Plan(epoch=7, k=(4, 4, 4, 4), quality=0.9)
 
 
 def allocate(mean_k: float) -> Plan:
-    return Allocator(profile()).allocate(Budget(mean_k, "because"), PREVIOUS)
+    return allocator(profile()).allocate(Budget(mean_k, "because"), {}, PREVIOUS)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,7 @@ def test_layers_differ_where_the_rungs_do() -> None:
     data = profile_data()
     data["rungs"][1]["plan"] = [1, 2, 2, 3]
     uneven = Profile.model_validate_json(json.dumps(data))
-    plan = Allocator(uneven).allocate(Budget(2.2, "because"), PREVIOUS)
+    plan = allocator(uneven).allocate(Budget(2.2, "because"), {}, PREVIOUS)
     assert plan == Plan(epoch=8, k=(1, 2, 2, 3), quality=0.8)
 
 

@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import approx
 
-from controller.averages import DecayingMean, DecayingRatio, RecentQuantiles, RecentRatio
+from controller.averages import (
+    DecayingMean,
+    DecayingRatio,
+    RecentMinimum,
+    RecentQuantiles,
+    RecentRatio,
+    quantile_of,
+)
 
 
 def test_a_mean_of_nothing_is_unknown() -> None:
@@ -127,3 +134,35 @@ def test_a_recent_ratio_weighs_by_its_denominators_and_forgets_after_its_span() 
     assert ratio.value(60.0, at_least=1.0) == approx(0.75)
     assert ratio.value(60.1, at_least=1.0) == approx(0.0)  # the second from 0.0 on is gone
     assert ratio.value(61.1, at_least=1.0) is None
+
+
+def test_quantiles_of_several_are_those_of_all_values_together() -> None:
+    one, other = RecentQuantiles(span_s=10.0), RecentQuantiles(span_s=10.0)
+    for value in (1.0, 2.0):
+        one.add(value, now_s=0.0)
+    for value in (3.0, 4.0, 5.0):
+        other.add(value, now_s=0.0)
+    assert quantile_of([one, other], 0.5, now_s=0.0) == approx(3.0, rel=0.01)
+    assert quantile_of([], 0.5, now_s=0.0) is None
+
+
+def test_the_least_of_late_stands_until_it_is_too_old_or_a_lesser_comes() -> None:
+    least = RecentMinimum()
+    assert least.value(0.0, span_s=1.0) is None
+    seen = []
+    for at_s, value in [(0.0, 3.0), (0.4, 2.0), (0.8, 5.0), (1.5, 4.0)]:
+        least.add(value, at_s)
+        seen.append(least.value(at_s, span_s=1.0))
+    assert seen == [3.0, 2.0, 2.0, 4.0]
+    assert least.value(9.0, span_s=1.0) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 20)), min_size=1, max_size=40))
+def test_the_least_is_that_of_the_values_in_the_window(moves: list[tuple[int, int]]) -> None:
+    least, now, seen = RecentMinimum(), 0, []
+    for gap, value in moves:
+        now += gap
+        seen.append((now, value))
+        least.add(value, now)
+        within = [value for at, value in seen if at >= now - 10]
+        assert least.value(now, span_s=10) == min(within)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.config import Cadence, Guard, PolicyError, Problem, SloPolicy, parse_policy
+from controller.config import Cadence, Guard, Replicas, SloPolicy, parse_policy
+from controller.problems import PolicyError, Problem
 
 MINIMAL: dict[str, Any] = {
     "version": 1,
@@ -42,6 +43,9 @@ def test_a_minimal_policy_gets_the_defaults() -> None:
     assert (policy.experts.floor, policy.experts.ceiling) == (1, 8)
     assert policy.policy.k is None
     assert policy.guard == Guard(dwell_s=1.0, tolerance=0.25, step_time_error=0.25)
+    assert policy.replicas == Replicas(
+        utilisation=0.8, up_at=0.5, up_after_s=15.0, down_after_s=300.0
+    )
     assert policy.cadence == Cadence(tick_s=0.2, heartbeat_s=0.2, stale_s=1.0, lease_s=5.0)
 
 
@@ -97,6 +101,12 @@ def test_only_the_fixed_policy_takes_a_k(name: str) -> None:
         ("guard.step_time_error", -0.25, "should be greater than 0, given -0.25"),
         ("guard.step_time_error", math.nan, "should be a finite number, given nan"),
         ("guard.step_time_error", "25 %", "should be a valid number, given '25 %'"),
+        ("replicas.utilisation", 0, "should be greater than 0, given 0"),
+        ("replicas.utilisation", 1.1, "should be less than or equal to 1, given 1.1"),
+        ("replicas.up_at", -0.1, "should be greater than or equal to 0, given -0.1"),
+        ("replicas.up_at", math.nan, "should be a finite number, given nan"),
+        ("replicas.up_after_s", 0, "should be greater than 0, given 0"),
+        ("replicas.down_after_s", 14, "should be at least up_after_s (15), given 14"),
         ("cadence.tick_s", [1], "should be a valid number, given a list"),
         ("cadence.heartbeat_s", {}, "should be a valid number, given a mapping"),
         ("cadence.stale_s", 0.2, "should be above heartbeat_s (0.2), given 0.2"),
@@ -139,7 +149,8 @@ def test_an_unknown_key_is_named_with_the_closest_one() -> None:
         "did you mean ceiling?"
     }
     assert problems(changed("zzz", 8)) == {
-        "zzz": "is not a known key, accepted: version, slo, experts, policy, guard, cadence, mode"
+        "zzz": "is not a known key, accepted: version, slo, experts, policy, classes, api_keys, "
+        "admission, guard, replicas, cadence, mode"
     }
 
 
@@ -220,9 +231,99 @@ def test_any_plain_data_gives_a_policy_or_a_list_of_problems(key: str, value: ob
 
 
 def test_k_is_served_as_decided_unless_it_is_a_dry_run() -> None:
-    assert parse_policy(MINIMAL).dry_run_k is None
+    assert parse_policy(MINIMAL).dry_run is False
     experts = {"floor": 1, "ceiling": 8, "safe": 4}
     dry = parse_policy(MINIMAL | {"experts": experts, "mode": "dry-run"})
-    assert (dry.mode, dry.dry_run_k) == ("dry-run", 4)
+    assert (dry.mode, dry.dry_run) == ("dry-run", True)
     wrong = {"mode": "should be 'act' or 'dry-run', given 'dry'"}
     assert problems(MINIMAL | {"mode": "dry"}) == wrong
+
+
+GOLD = {"ttft_s": 0.5, "tpot_s": 0.05, "priority": 2, "floor": 4}
+
+
+def test_classes_stand_beside_that_of_requests_that_name_none() -> None:
+    policy = parse_policy(MINIMAL | {"classes": {"gold": GOLD}})
+    assert list(policy.slo_classes) == ["default", "gold"]
+    default, gold = policy.slo_classes.values()
+    assert (default.ttft_s, default.tpot_s, default.priority, default.floor) == (1.0, 0.1, 0, None)
+    assert (gold.ttft_s, gold.priority, gold.floor, gold.late) == (0.5, 2, 4, None)
+
+
+def test_a_policy_with_classes_survives_the_way_through_json() -> None:
+    policy = parse_policy(MINIMAL | {"classes": {"gold": GOLD}, "api_keys": {"0" * 64: "gold"}})
+    assert parse_policy(policy.model_dump(mode="json")) == policy
+
+
+OUT_OF_BOUNDS = "should be within floor..ceiling (1..8), given 9"
+AT_LEAST_ONE = "should be greater than or equal to 1, given 0"
+CLASS_KEYS = "ttft_s, tpot_s, priority, floor, max_waiting, late"
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "key", "message"),
+    [
+        ("classes", {"gold": GOLD | {"floor": 9}}, "classes.gold.floor", OUT_OF_BOUNDS),
+        (
+            "classes",
+            {"gold": GOLD | {"priorty": 1}},
+            "classes.gold.priorty",
+            f"is not a known key, accepted: {CLASS_KEYS}; did you mean priority?",
+        ),
+        (
+            "classes",
+            {"gold": {"ttft_s": 1.0}},
+            "classes.gold.tpot_s",
+            "is missing: mean gap between a request's later tokens, seconds",
+        ),
+        (
+            "classes",
+            {"gold": None},
+            "classes.gold",
+            f"should be a mapping with the keys {CLASS_KEYS}, given nothing",
+        ),
+        (
+            "classes",
+            {"go ld": GOLD},
+            "classes.go ld",
+            "should be named by letters, digits, _ and -, at most 64",
+        ),
+        (
+            "classes",
+            {"default": {"ttft_s": 1.0, "tpot_s": 1.0}},
+            "classes.default",
+            "should be left out: those are the requests that name no class, of slo, "
+            "given a mapping",
+        ),
+        ("classes", 3, "classes", "should be a mapping, given 3"),
+        (
+            "api_keys",
+            {"secret": "gold"},
+            "api_keys.secret",
+            "should be named by the SHA-256 of an API key, 64 hex digits in lower case",
+        ),
+        (
+            "api_keys",
+            {"0" * 64: "gold"},
+            f"api_keys.{'0' * 64}",
+            "should be a class: default, given 'gold'",
+        ),
+        ("admission", {"max_waiting": 0}, "admission.max_waiting", AT_LEAST_ONE),
+        (
+            "admission",
+            {"late": "drop"},
+            "admission.late",
+            "should be 'refuse' or 'serve', given 'drop'",
+        ),
+        (
+            "admission",
+            {"standing_s": 0},
+            "admission.standing_s",
+            "should be greater than 0, given 0",
+        ),
+    ],
+)
+def test_classes_keys_and_admission_are_refused_by_name(
+    section: str, value: object, key: str, message: str
+) -> None:
+    assert problems(MINIMAL | {section: value}) == {key: message}

@@ -20,7 +20,13 @@ from controller.profiles import write_profile
 from controller.signals import Budget, Correction, Load, Plan
 from tests.fakes import load, profile, slo_policy
 
-PLAN = Plan(epoch=3, k=(2, 2, 2, 2), quality=0.8, class_k={"batch": (1, 1, 2, 2)})
+PLAN = Plan(
+    epoch=3,
+    k=(2, 2, 2, 2),
+    quality=0.8,
+    class_k={"batch": (1, 1, 2, 2)},
+    class_quality={"batch": 0.7},
+)
 
 ADOPTED = Adoption(slo_policy(), "/some/profile.json", "ab" * 32, "c0de", PLAN, 4, True)
 TICK = Tick(load(at_s=0.1 + 0.2, correction=Correction(1 / 3, 2.0)), Budget(2.0, "hold"), PLAN)
@@ -56,6 +62,7 @@ def test_a_tick_is_one_line_that_reads_back(tmp_path: Path) -> None:
         "k": [2, 2, 2, 2],
         "quality": 0.8,
         "class_k": {"batch": [1, 1, 2, 2]},
+        "class_quality": {"batch": 0.7},
         "expert_cap": None,
     }
 

@@ -5,17 +5,19 @@ from pytest import approx
 import policies
 from controller.allocator import Allocator
 from controller.estimator import Estimator
+from controller.levels import served_levels
 from controller.loop import Controller
 from controller.policy import Policy
 from controller.signals import Budget, Plan, Sample, Step, Work
-from tests.fakes import MemoryJournal, ScriptedPolicy, profile, sample, slo_policy
+from tests.fakes import MemoryJournal, ScriptedPolicy, allocator, profile, sample, slo_policy
 
+FOUR_IS_SAFE = {"floor": 1, "ceiling": 8, "safe": 4}
 START = Plan(epoch=1, k=(8, 8, 8, 8), quality=1.0)
 
 
 def controller(policy: Policy, journal: MemoryJournal) -> Controller:
     estimator = Estimator(profile(), stale_s=1.0, forget_s=5.0)
-    return Controller(estimator, policy, Allocator(profile()), journal, START)
+    return Controller(estimator, policy, allocator(profile()), journal, START)
 
 
 def test_a_tick_goes_from_samples_over_load_and_budget_to_a_plan() -> None:
@@ -55,7 +57,8 @@ def test_a_tick_that_changes_nothing_gives_the_very_same_plan() -> None:
 def test_a_dry_run_decides_and_serves_something_else() -> None:
     policy, journal = ScriptedPolicy([2.0, 1.0]), MemoryJournal()
     estimator = Estimator(profile(), stale_s=1.0, forget_s=5.0)
-    c = Controller(estimator, policy, Allocator(profile()), journal, START, dry_run_k=4)
+    levels = served_levels(slo_policy(mode="dry-run", experts=FOUR_IS_SAFE), profile())
+    c = Controller(estimator, policy, Allocator(levels), journal, START, dry_run=True)
     served = Plan(epoch=2, k=(4, 4, 4, 4), quality=0.9)
     assert c.tick(0.0) == c.tick(0.2) == served
     assert [load.mean_k for load in policy.loads] == [8.0, 4.0]
@@ -119,7 +122,7 @@ def test_steps_that_scatter_within_a_heartbeat_are_no_error_of_the_model() -> No
     work = Work(100, 0, 5050, 0)  # 90 ms by the profile
     scattered = tuple(Step(work, s, (800,) * 4, (16,) * 4) for s in (0.06, 0.12) * 10)
     estimator.record(sample(steps=scattered), 0.0)
-    assert estimator.estimate(0.0, 8.0).step_time_error == approx(0.0)
+    assert estimator.estimate(0.0, START).step_time_error == approx(0.0)
 
 
 def test_a_replica_ahead_of_us_makes_us_count_on_above_it() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from controller.config import PolicyError
 from controller.policy_file import load_policy
+from controller.problems import PolicyError
 
 POLICIES = Path(__file__).parents[2] / "policies"
 
@@ -72,8 +72,8 @@ def test_every_problem_has_its_line_in_the_order_of_the_file(tmp_path: Path) -> 
         "6: policy.name: is missing: who chooses k': predictive, ladder, fixed, aimd, "
         "gradient, pid, slackfit or lp",
         "7: policy.nmae: is not a known key, accepted: name, k; did you mean name?",
-        "8: guards: is not a known key, accepted: version, slo, experts, policy, guard, cadence, "
-        "mode; did you mean guard?",
+        "8: guards: is not a known key, accepted: version, slo, experts, policy, classes, "
+        "api_keys, admission, guard, replicas, cadence, mode; did you mean guard?",
     ]
 
 

@@ -12,7 +12,7 @@ import policies
 from controller.config import PolicyChoice, SloPolicy
 from controller.policy import Policy
 from controller.profiles import Profile
-from controller.signals import Correction, Load
+from controller.signals import ClassLoad, Correction, Load
 from policies.goals import Goals
 from policies.gradient import MinRttGradient
 from policies.predictive import Predictive
@@ -42,6 +42,10 @@ def made(name: str, floor: int = 1, ceiling: int = 8) -> Policy:
     choice = {"name": named if named in policies.POLICIES else "ladder"}
     slo = slo_policy(
         experts={"floor": floor, "ceiling": ceiling},
+        classes={
+            "gold": {"ttft_s": 0.5, "tpot_s": 0.05, "priority": 1, "floor": ceiling},
+            "batch": {"ttft_s": 5.0, "tpot_s": 1.0, "priority": -1},
+        },
         policy=choice | ({"k": ceiling} if named == "fixed" else {}),
     )
     return MADE[name](slo, PROFILE)
@@ -57,6 +61,19 @@ seconds = st.floats(0, 100)
 shares = st.floats(0, 1)
 multipliers = st.floats(0.25, 4)
 corrections = st.builds(Correction, base=multipliers, experts=multipliers, rest=multipliers)
+class_loads = st.builds(
+    ClassLoad,
+    share=st.floats(0, 1e4),
+    waiting_requests=counts,
+    waiting_tokens=counts,
+    worst_waiting_tokens=counts,
+    running_requests=st.integers(0, 1000),
+    oldest_wait_s=seconds,
+    standing_wait_s=seconds,
+    shed_rps=unless_unknown(rates),
+    ttft_p95_s=unless_unknown(seconds),
+    tpot_p95_s=unless_unknown(seconds),
+)
 loads = st.builds(
     Load,
     at_s=st.just(0.0),
@@ -79,6 +96,7 @@ loads = st.builds(
     gpu_busy=unless_unknown(shares),
     gpu_throttled=st.none() | st.booleans(),
     host_cpu_busy=unless_unknown(shares),
+    classes=st.dictionaries(st.sampled_from(["default", "gold", "batch", "gone"]), class_loads),
 )
 busy_loads = st.builds(
     Load,

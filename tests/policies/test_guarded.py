@@ -100,6 +100,6 @@ def test_a_budget_that_changes_no_rung_does_not_start_the_dwell_over() -> None:
     guard = Guarded(
         ScriptedPolicy([2.0, 2.4, 8.0]), floor=1, ceiling=8, dwell_s=1.0, tolerance=0.25
     )
-    runs = [(10.0, 8.0), (11.0, 2.0), (11.2, 2.0)]  # 2.4 is the rung of 2 experts
-    made = [guard.decide(load(at_s=at_s, mean_k=mean_k)).mean_k for at_s, mean_k in runs]
+    runs = [(10.0, 8.0, 1), (11.0, 2.0, 2), (11.2, 2.0, 2)]  # 2.4 is the rung of 2 experts
+    made = [guard.decide(load(at_s=t, mean_k=k, epoch=epoch)).mean_k for t, k, epoch in runs]
     assert made == [2.0, 2.4, 8.0]

@@ -94,15 +94,15 @@ def test_slow_tokens_take_it_down_once_they_are_of_the_rung_that_runs() -> None:
     policy = ladder()
     slow = {"running_requests": 3, "tpot_p95_s": 0.11}
     seen = []
-    for at_s, mean_k in [
-        (0.0, 8.0),
-        (9.9, 8.0),
-        (10.0, 8.0),
-        (10.2, 4.0),
-        (20.1, 4.0),
-        (20.2, 4.0),
+    for at_s, mean_k, epoch in [
+        (0.0, 8.0, 1),
+        (9.9, 8.0, 1),
+        (10.0, 8.0, 1),
+        (10.2, 4.0, 2),
+        (20.1, 4.0, 2),
+        (20.2, 4.0, 2),
     ]:
-        seen.append(policy.decide(load(at_s=at_s, mean_k=mean_k, **slow)).mean_k)
+        seen.append(policy.decide(load(at_s=at_s, mean_k=mean_k, epoch=epoch, **slow)).mean_k)
     assert seen == [8, 8, 4, 4, 4, 2]
 
 

@@ -8,8 +8,9 @@ import json
 
 import pytest
 
+from controller.config import SloClass
 from controller.profiles import Profile
-from controller.signals import Correction, Load
+from controller.signals import ClassLoad, Correction, Load
 from policies.goals import Goals
 from policies.predictive import Predictive
 from tests.fakes import Running, load, profile, profile_data, slo_policy
@@ -100,6 +101,15 @@ def test_a_climb_has_to_leave_the_engine_some_rest() -> None:
     rates = {"arrival_rps": 5.6, "arrival_rps_sustained": 1.0}  # 95 % at k' 8
     assert policy.decide(load(**rates)).mean_k == 4
     assert predictive().decide(load(**rates)).mean_k == 8  # but who is there may stay
+
+
+def test_a_climb_has_to_hold_for_four_seconds_of_more_than_is_expected() -> None:
+    """At k' 8 an engine takes 5.9 requests a second; 4.5 keep it 76 % busy."""
+    policy = predictive()
+    policy.decide(load(worst_waiting_tokens=1800))
+    rates = {"arrival_rps": 4.5, "arrival_rps_sustained": 4.5}
+    assert policy.decide(load(**rates, arrival_rps_upper=8.0)).mean_k == 4  # 1.44 s behind
+    assert policy.decide(load(**rates, arrival_rps_upper=7.0)).mean_k == 8  # 0.76 s behind
 
 
 def test_a_climb_goes_by_the_fast_rate_while_the_sustained_is_unknown() -> None:
@@ -199,3 +209,49 @@ def test_the_margin_is_taken_off_the_objectives() -> None:
     chosen = slo_policy(slo={"ttft_s": 1.0, "tpot_s": 0.1, "margin": 0.5})
     budget = Predictive(profile(), Goals.of(chosen)).decide(load())
     assert "/0.500 s" in budget.reason and "/0.050 s" in budget.reason
+
+
+GOLD = SloClass(ttft_s=0.5, tpot_s=0.1, priority=1, floor=4)
+BATCH = SloClass(ttft_s=5.0, tpot_s=1.0, priority=-1)
+
+
+def of_two(gold: ClassLoad, batch: ClassLoad, **changes: object) -> Load:
+    """Half of the tokens each, unless they say otherwise."""
+    worst = gold.worst_waiting_tokens + batch.worst_waiting_tokens
+    return load(classes={"gold": gold, "batch": batch}, worst_waiting_tokens=worst, **changes)
+
+
+def classy() -> Running:
+    goals = Goals(ttft_s=1.0, tpot_s=0.1, floor=1, ceiling=8, others={"gold": GOLD, "batch": BATCH})
+    return Running(Predictive(profile(), goals), 8.0)
+
+
+def test_the_lower_class_gives_up_its_experts_first() -> None:
+    """A request takes 10 ms and 20 ms times the mean k'; batch may fall behind for 5 s."""
+    rates = (10, 15, 18, 19, 30)
+    even = [of_two(ClassLoad(1.0), ClassLoad(1.0), arrival_rps=float(rps)) for rps in rates]
+    budgets = [classy().decide(each) for each in even]
+    # Gold at 8 and batch at 8, 4, 2 and 1; then gold at 4 as well.
+    assert [budget.mean_k for budget in budgets] == [8, 6, 5, 4.5, 2.5]
+    assert budgets[1].reason.startswith("best rung that holds: class batch, TTFT 4.820/5.000 s")
+
+
+def test_a_class_waits_for_those_before_it_and_not_for_those_after_it() -> None:
+    patient = of_two(ClassLoad(1.0), ClassLoad(1.0, worst_waiting_tokens=4000))
+    assert classy().decide(patient).mean_k == 8.0  # 3.6 s of five
+    behind = of_two(ClassLoad(1.0, worst_waiting_tokens=400), ClassLoad(1.0))
+    assert classy().decide(behind).mean_k == 8.0  # 0.45 s of half a second
+    urgent = of_two(ClassLoad(1.0, worst_waiting_tokens=500), ClassLoad(1.0))
+    assert classy().decide(urgent).mean_k < 8.0
+
+
+def test_each_class_is_held_to_its_own_objective() -> None:
+    late = {"worst_waiting_tokens": 0, "oldest_wait_s": 0.6}
+    assert classy().decide(of_two(ClassLoad(1.0), ClassLoad(1.0, **late))).mean_k == 8.0
+    budget = classy().decide(of_two(ClassLoad(1.0, **late), ClassLoad(1.0)))
+    assert budget.reason.startswith("overload: no rung holds: class gold, TTFT 0.6")
+
+
+def test_no_class_is_planned_below_its_floor() -> None:
+    hopeless = of_two(ClassLoad(1.0, worst_waiting_tokens=9000), ClassLoad(1.0))
+    assert classy().decide(hopeless).mean_k == 2.5  # gold at 4, batch at 1

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from controller.config import PolicyError
+from controller.problems import PolicyError
 from controller.profiles import ProfileError, write_profile
 from runtime.checkpoint import (
     Checkpoint,

@@ -8,7 +8,7 @@ import pytest
 from controller.config import SloPolicy, parse_policy
 from controller.journal import Adoption, JournalReader, Tick, profile_digest
 from controller.profiles import write_profile
-from controller.signals import Device, Sample
+from controller.signals import Sample
 from runtime.governor import Edition, Governor
 from tests.fakes import profile
 
@@ -29,7 +29,7 @@ def slo_policy(**changes: object) -> SloPolicy:
 
 
 def heartbeat(replica: str, epoch: int) -> Sample:
-    return Sample(replica, epoch, 0, 0, 0, 0.0, 0, 0, 0, device=Device())
+    return Sample(replica, epoch)
 
 
 @pytest.fixture
@@ -260,3 +260,51 @@ def test_in_a_dry_run_the_replicas_get_the_safe_plan_and_the_journal_what_was_de
     assert isinstance(last.what, Tick)
     assert (last.what.budget.mean_k, last.what.budget.reason) == (2, "dry run: fixed at 2")
     assert last.what.plan.k == (FULL_K,) * 4
+
+
+SOON = {"replicas": {"up_after_s": 0.05, "down_after_s": 0.05}}
+
+
+async def idle_until(governor: Governor, wished: int) -> None:
+    """Two replicas without work, until the number is what Serve would be told."""
+    while await governor.replicas_wished() != wished:
+        for name in "ab":
+            await governor.exchange(heartbeat(name, 1))
+
+
+def test_the_number_of_replicas_that_serve_is_told_is_in_the_status_with_its_reason(
+    run: Run,
+) -> None:
+    async def body(governor: Governor) -> None:
+        assert (await governor.status())["replica_wish"] is None
+        await governor.exchange(heartbeat("a", 0), slo_policy(**SOON))
+        assert await governor.replicas_wished() is None
+        await idle_until(governor, 1)
+        wish = (await governor.status())["replica_wish"]
+        assert wish["replicas"] == 1
+        assert "full k' needs 0.00 replicas" in wish["reason"]
+
+    run(body)
+
+
+def test_in_a_dry_run_serve_is_told_no_number(run: Run) -> None:
+    async def body(governor: Governor) -> None:
+        await governor.exchange(heartbeat("a", 0), slo_policy(**SOON))
+        await idle_until(governor, 1)
+        await governor.apply(slo_policy(mode="dry-run", **SOON))
+        assert await governor.replicas_wished() is None
+        assert (await governor.status())["replica_wish"]["replicas"] == 1
+
+    run(body)
+
+
+def test_a_new_policy_keeps_the_number_that_was_asked_for(run: Run) -> None:
+    async def body(governor: Governor) -> None:
+        await governor.exchange(heartbeat("a", 0), slo_policy(**SOON))
+        await idle_until(governor, 1)
+        await governor.apply(slo_policy(**CUT))
+        for name in "ab":
+            await governor.exchange(heartbeat(name, 1))
+        assert await governor.replicas_wished() == 1
+
+    run(body)

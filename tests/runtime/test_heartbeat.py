@@ -43,7 +43,7 @@ def beating(exchange, engine: FakeEngine, lease_s: float = 5.0) -> Heartbeat:  #
     return Heartbeat(
         exchange,
         engine,
-        Telemetry("a"),
+        Telemetry("a", standing_s=1.0),
         DeviceReader(None),
         policy(lease_s),
         lambda epoch: Plan(epoch, (SAFE_K,), 1.0),

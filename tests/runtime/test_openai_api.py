@@ -1,22 +1,39 @@
 """What a client of the completions route is answered: OpenAI's shapes, and whose fault it was."""
 
+import hashlib
+
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.testclient import TestClient
 
+from controller.admission import Refusal
+from controller.config import DEFAULT_CLASS
 from controller.signals import Plan
 from runtime.openai_api import (
     ApiError,
     Completion,
     CompletionRequest,
     Served,
+    class_of,
     install_error_handlers,
+    refused,
     usage,
 )
+from tests.fakes import slo_policy
 
 PLAIN = {"model": "tiny", "prompt": "Call me"}
 ACCEPTED = (
-    "model, prompt, max_tokens, temperature, top_p, n, stream, stream_options, user, ignore_eos"
+    "model, prompt, max_tokens, temperature, top_p, n, stream, stream_options, user, "
+    "ignore_eos, slo_class"
+)
+
+SECRET = "sk-secret"
+CLASSES = slo_policy(
+    classes={
+        "gold": {"ttft_s": 0.5, "tpot_s": 0.05},
+        "batch": {"ttft_s": 9.0, "tpot_s": 0.5},
+    },
+    api_keys={hashlib.sha256(SECRET.encode()).hexdigest(): "batch"},
 )
 
 
@@ -25,6 +42,14 @@ def client() -> TestClient:
     """Echoes a request; knows no model but `tiny`, and that one is busy when asked to be."""
     api = FastAPI()
     install_error_handlers(api)
+
+    @api.post("/class")
+    async def slo_class(http: Request, request: CompletionRequest) -> str:
+        return class_of(http, request, CLASSES)
+
+    @api.post("/refused/{queue_full}")
+    async def refuse(queue_full: bool) -> None:
+        raise refused(Refusal("too many", retry_after_s=1.2, queue_full=queue_full))
 
     @api.post("/v1/completions")
     async def completions(request: CompletionRequest) -> CompletionRequest:
@@ -61,6 +86,7 @@ def test_a_request_gets_openai_defaults(client: TestClient) -> None:
         "stream_options": {"include_usage": False},
         "user": None,
         "ignore_eos": False,
+        "slo_class": None,
     }
 
 
@@ -180,15 +206,15 @@ def test_an_unknown_path_and_a_wrong_method_get_the_same_shape(client: TestClien
 
 def test_what_was_served_is_a_mean_over_tokens_and_the_last_epoch() -> None:
     served = Served()
-    served.add(Plan(4, (8, 8), quality=1.0), num_tokens=3)
-    served.add(Plan(5, (1, 3), quality=0.6), num_tokens=1)
+    served.add(Plan(4, (8, 8), quality=1.0), DEFAULT_CLASS, num_tokens=3)
+    served.add(Plan(5, (1, 3), quality=0.6), DEFAULT_CLASS, num_tokens=1)
     assert served.body() == {"epoch": 5, "mean_k": 6.5, "quality": pytest.approx(0.9)}
 
 
 def test_a_chunk_speaks_of_its_own_tokens() -> None:
     served = Served()
-    served.add(Plan(4, (8, 8), quality=1.0), num_tokens=3)
-    chunk = served.add(Plan(5, (1, 3), quality=0.6), num_tokens=2)
+    served.add(Plan(4, (8, 8), quality=1.0), DEFAULT_CLASS, num_tokens=3)
+    chunk = served.add(Plan(5, (1, 3), quality=0.6), DEFAULT_CLASS, num_tokens=2)
     assert chunk.num_tokens == 2
     assert chunk.body() == {"epoch": 5, "mean_k": 2.0, "quality": pytest.approx(0.6)}
 
@@ -223,3 +249,52 @@ def test_all_chunks_of_an_answer_share_its_identity() -> None:
     last = completion.usage_chunk(usage(1, 1), Served())
     for name in ("id", "object", "created", "model"):
         assert first[name] == last[name]
+
+
+KEY = {"authorization": f"Bearer {SECRET}"}
+HEADER = {"X-SLO-Class": "gold"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "slo_class"),
+    [
+        ({}, {}, "default"),
+        ({"authorization": "Bearer sk-unheard-of"}, {}, "default"),
+        (KEY, {}, "batch"),
+        (KEY, {"slo_class": "gold"}, "gold"),
+        (KEY | HEADER, {}, "gold"),
+        (HEADER, {"slo_class": "batch"}, "gold"),
+        ({}, {"slo_class": "default"}, "default"),
+    ],
+)
+def test_the_class_is_the_headers_then_the_bodys_then_that_of_the_key(
+    client: TestClient, headers: dict[str, str], body: dict[str, str], slo_class: str
+) -> None:
+    assert client.post("/class", json=PLAIN | body, headers=headers).json() == slo_class
+
+
+def test_a_class_that_is_none_is_refused_by_name(client: TestClient) -> None:
+    by_body = client.post("/class", json=PLAIN | {"slo_class": "silver"})
+    by_header = client.post("/class", json=PLAIN, headers={"X-SLO-Class": ""})
+    assert (by_body.status_code, by_header.status_code) == (400, 400)
+    assert by_body.json()["error"] == {
+        "message": "slo_class: 'silver' is no SLO class; accepted: default, gold, batch",
+        "type": "invalid_request_error",
+        "param": "slo_class",
+        "code": "unknown_slo_class",
+    }
+    assert by_header.json()["error"]["param"] == "X-SLO-Class"
+
+
+def test_a_refused_request_hears_when_to_come_back(client: TestClient) -> None:
+    late, full = client.post("/refused/false"), client.post("/refused/true")
+    assert (late.status_code, late.headers["retry-after"]) == (503, "2")
+    assert late.json()["error"] == {
+        "message": "overloaded: too many",
+        "type": "server_error",
+        "param": None,
+        "code": "overloaded",
+    }
+    assert (full.status_code, full.headers["retry-after"]) == (429, "2")
+    assert full.json()["error"]["type"] == "rate_limit_error"
+    assert full.json()["error"]["code"] == "queue_full"

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -18,7 +18,7 @@ from ray.serve.schema import ApplicationStatus
 from typer.testing import CliRunner
 
 from commands.main import app
-from controller.config import PolicyChoice, SloPolicy
+from controller.config import PolicyChoice, SloPolicy, parse_policy
 from controller.policy_file import load_policy
 from controller.profiles import load_profile
 from runtime.checkpoint import load_checkpoint
@@ -35,10 +35,16 @@ CHECKPOINT = Path("checkpoints/prose-52m")
 PROFILE = load_profile(CHECKPOINT / "profile.json")
 POLICY = load_policy(Path("policies/interactive.yaml"))
 PROMPT = "It is a truth universally acknowledged, that a single man in possession of"
+SHORT = {"model": CHECKPOINT.name, "prompt": PROMPT, "max_tokens": 24, "temperature": 0}
+GOLD = {"ttft_s": 1.0, "tpot_s": 0.2, "priority": 1, "floor": 8}
 
 
 def fixed(k: int) -> SloPolicy:
     return POLICY.model_copy(update={"policy": PolicyChoice(name="fixed", k=k)})
+
+
+def with_gold(slo_policy: SloPolicy) -> SloPolicy:
+    return parse_policy(slo_policy.model_dump(mode="json") | {"classes": {"gold": GOLD}})
 
 
 class Service:
@@ -48,25 +54,30 @@ class Service:
         self.journal = config["applications"][0]["args"]["journal"]
 
     def post(self, body: bytes | dict) -> tuple[int, dict]:
+        status, answer, _ = self.ask(body, {})
+        return status, answer
+
+    def ask(
+        self, body: bytes | dict, headers: Mapping[str, str]
+    ) -> tuple[int, dict, Mapping[str, str]]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"content-type": "application/json"}
-        request = Request(f"{self.cluster.url}/v1/completions", data, headers)
+        sent = {"content-type": "application/json", **headers}
+        request = Request(f"{self.cluster.url}/v1/completions", data, sent)
         try:
             with urlopen(request, timeout=60) as answer:
-                return answer.status, json.load(answer)
+                return answer.status, json.load(answer), answer.headers
         except HTTPError as error:
             with error:
-                return error.code, json.load(error)
+                return error.code, json.load(error), error.headers
 
-    def complete(self, **changes: object) -> dict:
-        body = {"model": CHECKPOINT.name, "prompt": PROMPT, "max_tokens": 24, "temperature": 0}
-        status, answer = self.post(body | changes)
+    def complete(self, slo_class: str | None = None, **changes: object) -> dict:
+        headers = {} if slo_class is None else {"X-SLO-Class": slo_class}
+        status, answer, _ = self.ask(SHORT | changes, headers)
         assert status == 200, answer
         return answer
 
     def stream(self, **changes: object) -> list[dict]:
-        body = {"model": CHECKPOINT.name, "prompt": PROMPT, "max_tokens": 24, "temperature": 0}
-        data = json.dumps(body | {"stream": True} | changes).encode()
+        data = json.dumps(SHORT | {"stream": True} | changes).encode()
         headers = {"content-type": "application/json"}
         request = Request(f"{self.cluster.url}/v1/completions", data, headers)
         with urlopen(request, timeout=60) as answer:
@@ -98,6 +109,10 @@ class Service:
         result = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
         assert result.exit_code == status, result.output
         return result.output
+
+
+def shed_rps(status: dict) -> float:
+    return status["load"]["classes"]["default"]["shed_rps"] or 0.0
 
 
 def layers(k: int) -> list[int]:
@@ -143,6 +158,41 @@ def test_a_stream_says_the_same_as_the_whole_answer(service: Service) -> None:
     assert chunks[-1]["usage"] == whole["usage"]
     assert chunks[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
     assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+
+
+def test_each_class_runs_at_its_own_k_beside_the_others(service: Service) -> None:
+    service.adopt(with_gold(fixed(1)))
+    service.wait(lambda status: "gold" in status["plan"]["class_k"] and in_step(status))
+    gold, plain = service.complete("gold"), service.complete()
+    assert (gold["kprime"]["mean_k"], gold["kprime"]["quality"]) == (8, 1.0)
+    assert plain["kprime"]["mean_k"] == 1
+    assert plain["kprime"]["quality"] == pytest.approx(PROFILE.rungs[0].quality)
+    told = service.wait(lambda status: {"gold", "default"} <= status["load"]["classes"].keys())
+    assert told["load"]["classes"]["gold"]["ttft_p95_s"] > 0
+    service.adopt(fixed(8))
+    assert gold["choices"] == service.complete()["choices"]
+
+
+def test_an_unknown_class_is_refused_with_those_there_are(service: Service) -> None:
+    service.adopt(with_gold(fixed(8)))
+    status, answer, _ = service.ask(SHORT, {"X-SLO-Class": "silver"})
+    assert (status, answer["error"]["code"]) == (400, "unknown_slo_class")
+    assert "accepted: default, gold" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_without_hope_is_refused_at_once_and_told_when_to_retry(
+    service: Service, stream: bool
+) -> None:
+    impossible = POLICY.slo.model_copy(update={"ttft_s": 1e-6})
+    service.adopt(fixed(8).model_copy(update={"slo": impossible}))
+    status, answer, headers = service.ask(SHORT | {"stream": stream}, {})
+    assert (status, answer["error"]["code"]) == (503, "overloaded")
+    assert int(headers["retry-after"]) >= 1
+    told = service.wait(lambda status: status["load"] and shed_rps(status) > 0)
+    assert told["load"]["running_requests"] == 0
+    service.adopt(fixed(8))
+    assert service.complete()["usage"]["completion_tokens"] == 24
 
 
 @pytest.mark.parametrize(

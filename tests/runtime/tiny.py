@@ -11,6 +11,7 @@ from runtime.engine import Emission, Engine
 from runtime.experts import best_backend
 from runtime.fusion import fuse, fuse_layers
 from runtime.sampling import Sampling
+from runtime.scheduling import FIRST_COME, Rank
 
 NUM_LAYERS, TRAINED_K, VOCAB = 2, 4, 128
 GREEDY = Sampling(temperature=0)
@@ -52,6 +53,7 @@ class Bench:
         share_prefixes: bool = False,
         fused: bool = True,
         model: PreTrainedModel | None = None,
+        cache_tokens: int = 4096,
     ) -> None:
         """`fused`: as far as the kernels can, as when a checkpoint is served."""
         self.model = model or tiny_model(head_dim)
@@ -70,7 +72,7 @@ class Bench:
             self.dial,
             Plan(1, self.dial.trained_plan, 1.0),
             max_batch_tokens=max_batch_tokens,
-            cache_tokens=4096,
+            cache_tokens=cache_tokens,
             share_prefixes=share_prefixes,
             on_step=self._stepped,
             on_emissions=self._emitted,
@@ -84,9 +86,14 @@ class Bench:
         self.engine.stop()
 
     def submit(
-        self, name: str, prompt: list[int], max_tokens: int, slo_class: str | None = None
+        self,
+        name: str,
+        prompt: list[int],
+        max_tokens: int,
+        slo_class: str | None = None,
+        rank: Rank = FIRST_COME,
     ) -> None:
-        self.engine.submit(name, prompt, max_tokens, GREEDY, None, slo_class)
+        self.engine.submit(name, prompt, max_tokens, GREEDY, None, slo_class, rank)
 
     def tokens(self, name: str) -> list[int]:
         return [t for e in list(self.emissions) if e.request_id == name for t in e.tokens]

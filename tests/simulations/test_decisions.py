@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pytest import approx
 
 import policies
-from controller.allocator import Allocator, plan_at
 from controller.config import SloPolicy
 from controller.estimator import Estimator
 from controller.journal import (
@@ -26,9 +25,9 @@ from controller.journal import (
 )
 from controller.loop import Controller
 from controller.profiles import Profile
-from controller.signals import Budget, Device, Plan, Sample, Step, Work
+from controller.signals import Budget, ClassSample, Device, Plan, Sample, Step, Work
 from simulations.decisions import Replayed, replay_exactly, replay_instead
-from tests.fakes import profile, sample, slo_policy
+from tests.fakes import plan_at, profile, sample, slo_policy
 
 PROFILE = profile()
 CHOICES = [
@@ -47,13 +46,8 @@ class Live:
 
     def adopt(self, policy: SloPolicy) -> None:
         plan = self.controller.plan if self.controller else self._plan
-        self.controller = Controller(
-            self._estimator,
-            policies.build(policy, PROFILE),
-            Allocator(PROFILE),
-            self._journal,
-            plan,
-            policy.dry_run_k,
+        self.controller = policies.controller_of(
+            policy, PROFILE, self._estimator, self._journal, plan
         )
         digest = profile_digest(PROFILE)
         self._journal.adopt(Adoption(policy, "profile.json", digest, code_digest(), plan))
@@ -110,10 +104,8 @@ steps = st.builds(
     st.just((800,) * 4) | st.just(()),
     st.just((16,) * 4),
 )
-samples = st.builds(
-    Sample,
-    replica=st.sampled_from("ab"),
-    epoch=st.integers(0, 30),
+class_samples = st.builds(
+    ClassSample,
     waiting_requests=counts,
     waiting_tokens=counts,
     running_requests=counts,
@@ -123,6 +115,12 @@ samples = st.builds(
     arrived_output_tokens=counts,
     ttfts_s=st.lists(seconds, max_size=2).map(tuple),
     tpots_s=st.lists(seconds, max_size=2).map(tuple),
+)
+samples = st.builds(
+    Sample,
+    replica=st.sampled_from("ab"),
+    epoch=st.integers(0, 30),
+    classes=st.dictionaries(st.sampled_from(["default", "batch"]), class_samples),
     steps=st.lists(steps, max_size=2).map(tuple),
     device=st.builds(Device, gpu_throttled=st.none() | st.booleans()),
 )
@@ -132,6 +130,7 @@ slo_policies = st.builds(
         mode=mode,
         experts={"floor": floor, "ceiling": 8},
         guard={"dwell_s": dwell_s},
+        classes={"batch": {"ttft_s": 9.0, "tpot_s": 0.5, "priority": -1}},
     ),
     st.sampled_from(CHOICES),
     st.sampled_from(["act", "act", "act", "dry-run"]),
@@ -248,9 +247,9 @@ def test_the_memory_of_a_policy_goes_over_from_file_to_file(
 def test_where_the_first_file_is_gone_what_the_policy_may_remember_is_not_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.journal.MAX_BYTES", 100_000)
+    monkeypatch.setattr("controller.journal.MAX_BYTES", 200_000)
     path = tmp_path / "journal.jsonl"
-    run(path, [slo_policy()], ticks=900)  # 180 s, of which the last 300 kB are left
+    run(path, [slo_policy()], ticks=900)  # 180 s, of which the last 600 kB are left
     result = replayed(path)
     assert result.without_memory == approx(300, abs=1)  # a minute
     assert result.replayed == result.ticks - result.without_memory > 0

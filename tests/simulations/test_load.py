@@ -43,6 +43,9 @@ class Server:
             return web.Response(status=500, text="boom")
         if body["prompt"] == "shed":
             return web.Response(status=429, headers={"Retry-After": "1"}, text="later")
+        if body["prompt"] == "shed until Wednesday":
+            date = "Wed, 21 Oct 2026 07:28:00 GMT"
+            return web.Response(status=503, headers={"Retry-After": date}, text="later")
         if body["prompt"] == "slow":
             await asyncio.sleep(0.25)
         return await self._stream(request, body)
@@ -118,7 +121,7 @@ def test_a_completed_request_is_measured_and_carries_the_last_telemetry() -> Non
 
 def test_asks_as_the_openai_protocol_has_it() -> None:
     server = Server()
-    replayed("plain", server=server, slo_class="gold")
+    replayed("plain", server=server, requests=[Request(0.0, 5, 3, slo_class="gold")])
     assert server.classes == ["gold"]
     assert server.bodies == [
         {
@@ -138,6 +141,22 @@ def test_a_named_model_is_taken_and_no_class_is_sent() -> None:
     replayed("plain", server=server, model="other")
     assert server.bodies[0]["model"] == "other"
     assert server.classes == [None]
+
+
+def test_each_request_names_its_own_class() -> None:
+    server = Server()
+    classes = ["gold", None, "batch"]
+    requests = [Request(0.05 * n, 5, 1, slo_class) for n, slo_class in enumerate(classes)]
+    records = replayed("plain", "plain", "plain", server=server, requests=requests)
+    assert server.classes == classes
+    assert [record.slo_class for record in records] == classes
+
+
+def test_a_refusal_keeps_how_long_to_wait() -> None:
+    records = replayed("shed", "shed until Wednesday", "broken", "plain")
+    assert [record.retry_after_s for record in records] == [1.0, None, None, None]
+    assert all(record.took_s is not None and record.took_s >= 0 for record in records)
+    assert records[3].took_s == records[3].e2e_s
 
 
 def test_faults_become_records_and_the_rest_goes_on() -> None:

@@ -13,7 +13,7 @@ FRAME = Frame(
     duration_s=20.0,
     capacity_full_rps=2.0,
     capacity_floor_rps=6.0,
-    ttft_slo_s=1.0,
+    ttft_slos_s={"objective": 1.0},
     full_k=8,
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from controller.journal import FileJournal
-from controller.signals import Budget, Plan
+from controller.signals import Budget, ClassLoad, Plan
 from simulations.timeline import Tick, read_ticks, recovery_s, step_time_error, switches_per_min
 from tests.fakes import load
 
@@ -41,6 +41,20 @@ def test_the_start_belongs_to_a_run_and_the_end_does_not() -> None:
 def test_an_unknown_queue_stays_unknown() -> None:
     (tick,) = read_ticks([line(100, waiting=None)], 100, 110)
     assert tick.waiting_requests is None
+
+
+def test_a_class_has_its_own_queue_and_the_k_of_all_unless_it_has_one(tmp_path: Path) -> None:
+    queues = {"premium": ClassLoad(waiting_requests=1), "batch": ClassLoad(waiting_requests=9)}
+    seen = load(at_s=1.0, waiting_requests=10, classes=queues)
+    plan = Plan(2, (4, 8), quality=0.9, class_k={"batch": (1, 2)})
+    with closing(FileJournal(tmp_path / "journal.jsonl")) as journal:
+        journal.write(seen, Budget(4.0, "burst"), plan)
+    with (tmp_path / "journal.jsonl").open() as lines:
+        (tick,) = read_ticks(lines, 0.0, 5.0)
+    assert (tick.mean_k, tick.waiting_requests) == (6.0, 10)
+    assert (tick.of("batch").mean_k, tick.of("batch").waiting_requests) == (1.5, 9)
+    assert (tick.of("premium").mean_k, tick.of("premium").waiting_requests) == (6.0, 1)
+    assert (tick.of("idle").mean_k, tick.of("idle").waiting_requests) == (6.0, None)
 
 
 def test_no_journal_no_ticks() -> None:

@@ -1,0 +1,184 @@
+"""Which requests a replica takes, and which of those that wait it lets go: the last actuator.
+
+Takes the queues of a replica as they stand; gives refusals with their reason and when to try again.
+Knows no HTTP and no engine; time is an argument.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from controller.config import SloPolicy
+from controller.levels import Level, served_levels
+from controller.profiles import Profile
+from controller.signals import Correction, Plan, Work
+from controller.telemetry import Flight, Queue
+
+LEAST_RETRY_S = 1.0
+STANDING = 0.5  # of what may be waited for: CoDel's target is half of where it drops (folly)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    reason: str
+    retry_after_s: float  # when a request like this one is expected to be taken
+    queue_full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How fast a replica takes in the prompts of one class, at the lowest level."""
+
+    tokens: int  # of a step that are left for them
+    step_s: float
+
+    def seconds(self, tokens: float) -> float:
+        return tokens / self.tokens * self.step_s
+
+
+class Admission:
+    """Three reasons to refuse, once k' cannot help any more; classes with `late: serve` know only
+    the first.
+
+    1. Full: a class has `max_waiting` requests without a first token on this replica.
+    2. Hopeless: age + time until its prompt is in > TTFT objective, reckoned at the lowest level
+       that the SLO policy can come to, whatever runs now:
+
+           ahead  = tokens that wait in classes of higher priority, or before it in its own or one
+                    of the same priority, with its own prompt
+           room   = step's tokens - running requests of those classes
+           time   = ahead / room * step(room prompt tokens beside them)
+
+    3. A queue that stands, although the lowest level runs: then a class takes, and keeps waiting,
+       only what gets its first token within margin * TTFT objective. A queue stands while its
+       oldest wait has not once been below half of that for `admission.standing_s`. This is folly's
+       CoDel (executors/Codel.cpp @ ff98381e: drop what waited for more than twice the target while
+       the least delay of an interval exceeds it), with a share of the objective for its 5 ms. It
+       needs no model, and so also holds where that is wrong.
+
+    High priority goes ahead in the engine, so that the time of low classes runs out first.
+    """
+
+    def __init__(self, slo_policy: SloPolicy, profile: Profile) -> None:
+        self._slo_policy = slo_policy
+        self._classes = slo_policy.slo_classes
+        self._profile = profile
+        self._lowest: Level = served_levels(slo_policy, profile)[0]
+        self._lowest_plan = self._lowest.plan(0)
+
+    def on_arrival(
+        self,
+        slo_class: str,
+        prompt_tokens: int,
+        queues: Mapping[str, Queue],
+        plan: Plan,
+        correction: Correction,
+    ) -> Refusal | None:
+        """None: take it. A prompt of unknown length counts as 0: whoever is refused at that would
+        be at any length.
+        """
+        queue = queues.get(slo_class, Queue())
+        ahead = self._ahead(slo_class, queues)
+        room = self._room(slo_class, queues, ahead, correction)
+        wait_s = room.seconds(sum(ahead.values()) + prompt_tokens)
+        most = self._max_waiting(slo_class)
+        if len(queue.waiting) >= most:
+            return Refusal(f"{most} requests of class {slo_class} wait", _retry(wait_s), True)
+        if self._late(slo_class) == "serve":
+            return None
+        limit_s = self._limit_s(slo_class, queue, plan)
+        if wait_s <= limit_s:
+            return None
+        return Refusal(
+            f"its first token is {wait_s:.2f} s away, class {slo_class} allows {limit_s:.2f} s",
+            _retry(wait_s - limit_s),
+        )
+
+    def to_shed(
+        self, queues: Mapping[str, Queue], plan: Plan, correction: Correction, now_s: float
+    ) -> list[tuple[Flight, Refusal]]:
+        """Of those that wait: the lowest priority first, within it the oldest."""
+        names = sorted(queues, key=self._priority)
+        return [
+            each
+            for name in names
+            if name in self._classes and self._late(name) == "refuse"
+            for each in self._shed_of(name, queues, plan, correction, now_s)
+        ]
+
+    def _shed_of(
+        self,
+        slo_class: str,
+        queues: Mapping[str, Queue],
+        plan: Plan,
+        correction: Correction,
+        now_s: float,
+    ) -> list[tuple[Flight, Refusal]]:
+        queue, ttft_s = queues[slo_class], self._classes[slo_class].ttft_s
+        if not queue.waiting:
+            return []
+        limit_s = self._limit_s(slo_class, queue, plan)
+        ahead = self._ahead(slo_class, queues)
+        tokens = sum(ahead.values()) - queue.waiting_tokens
+        room = self._room(slo_class, queues, ahead, correction)
+        shed = []
+        for flight in queue.waiting:
+            age_s, left_s = (
+                now_s - flight.arrived_s,
+                room.seconds(tokens + flight.tokens_to_prefill),
+            )
+            hopeless = age_s + left_s > ttft_s
+            if hopeless or (age_s > limit_s and not flight.started):
+                waited = f"waited for {age_s:.2f} s, first token {left_s:.2f} s away"
+                reason = f"{waited}, class {slo_class} allows {limit_s:.2f} s"
+                shed.append((flight, Refusal(reason, _retry(age_s + left_s - limit_s))))
+            else:
+                tokens += flight.tokens_to_prefill
+        return shed
+
+    def _limit_s(self, slo_class: str, queue: Queue, plan: Plan) -> float:
+        """How long a first token may take."""
+        ttft_s = self._classes[slo_class].ttft_s
+        tight_s = self._slo_policy.slo.margin * ttft_s
+        stands = queue.standing_wait_s > STANDING * tight_s
+        return tight_s if stands and self._is_lowest(plan) else ttft_s
+
+    def _is_lowest(self, plan: Plan) -> bool:
+        lowest = self._lowest_plan
+        return all(plan.mean_k_of(name) <= lowest.mean_k_of(name) for name in self._classes)
+
+    def _ahead(self, slo_class: str, queues: Mapping[str, Queue]) -> dict[str, int]:
+        """Tokens that wait, by class, of those that do not have to wait for this one."""
+        least = self._priority(slo_class)
+        return {n: q.waiting_tokens for n, q in queues.items() if self._priority(n) >= least}
+
+    def _room(
+        self,
+        slo_class: str,
+        queues: Mapping[str, Queue],
+        ahead: Mapping[str, int],
+        correction: Correction,
+    ) -> Room:
+        total = sum(ahead.values())
+        running = sum(queues[name].running for name in ahead)
+        room = max(1, self._profile.max_batch_tokens - running)
+        shares = {n: t / total for n, t in ahead.items()} if total else {slo_class: 1.0}
+        prompts = [f.prompt_tokens for name in ahead for f in queues[name].waiting]
+        length = sum(prompts) / len(prompts) if prompts else 0.0
+        model = self._profile.step_time.corrected(correction)
+        work = Work(room, running, room * length / 2, running * length)
+        return Room(room, model.step_s(self._lowest.layers(shares), work))
+
+    def _priority(self, slo_class: str) -> int:
+        """Of a class that a newer SLO policy knows no more, that of requests without one."""
+        each = self._classes.get(slo_class)
+        return each.priority if each else 0
+
+    def _max_waiting(self, slo_class: str) -> int:
+        return self._classes[slo_class].max_waiting or self._slo_policy.admission.max_waiting
+
+    def _late(self, slo_class: str) -> str:
+        return self._classes[slo_class].late or self._slo_policy.admission.late
+
+
+def _retry(seconds: float) -> float:
+    return max(LEAST_RETRY_S, seconds)

@@ -1,0 +1,87 @@
+"""A replica's door: what it refuses and sheds is counted and told. Time is moved by hand."""
+
+import asyncio
+
+from controller.config import SloPolicy
+from controller.signals import Correction, Device
+from controller.telemetry import Telemetry
+from runtime.door import Door, Terms
+from runtime.streams import Streams
+from tests.fakes import plan_at, profile, slo_policy
+
+
+class Replica:
+    """What stands behind a door; a full chunk takes 90 ms at the only k', 8."""
+
+    def __init__(self) -> None:
+        self.slo_policy = fixed()
+        self.telemetry = Telemetry("a", standing_s=9.0)
+        self.streams = Streams(self.telemetry, asyncio.get_running_loop())
+        self.door = Door(self.telemetry, self.streams, profile(), self.terms)
+
+    def terms(self) -> Terms:
+        return Terms(self.slo_policy, plan_at(profile(), 8, 1), Correction())
+
+    def counts(self) -> tuple[int, int, int]:
+        """Requests that wait, were refused and were shed since this was last asked."""
+        told = self.telemetry.sample(1, Device(), 0.0).classes["default"]
+        return told.waiting_requests, told.refused_requests, told.shed_requests
+
+
+def fixed(**admission: object) -> SloPolicy:
+    return slo_policy(policy={"name": "fixed", "k": 8}, admission=admission)
+
+
+def test_a_refusal_is_told_and_counted() -> None:
+    async def main() -> None:
+        replica = Replica()
+        assert replica.door.knock("default", 100, 0.0) is None
+        replica.telemetry.arrived("x", "default", 1100, 5, 0.0)
+        refusal = replica.door.knock("default", 100, 0.0)
+        assert refusal is not None and "first token is 1.08 s away" in refusal.reason
+        assert replica.counts() == (1, 1, 0)
+
+    asyncio.run(main())
+
+
+def test_who_is_shed_hears_of_it_once() -> None:
+    async def main() -> None:
+        replica = Replica()
+        inbox = replica.streams.open("x")
+        replica.telemetry.arrived("x", "default", 500, 5, 0.0)
+        replica.door.look(0.5)
+        assert inbox.empty()
+        for now_s in (0.6, 0.65):
+            replica.door.look(now_s)
+        refusal = inbox.get_nowait()
+        assert "waited for 0.60 s, first token 0.45 s away" in refusal.reason
+        assert inbox.empty()
+        assert replica.counts() == (0, 0, 1)
+
+    asyncio.run(main())
+
+
+def test_a_new_slo_policy_is_followed_at_once() -> None:
+    async def main() -> None:
+        replica = Replica()
+        replica.telemetry.arrived("x", "default", 100, 5, 0.0)
+        assert replica.door.knock("default", 100, 0.0) is None
+        replica.slo_policy = fixed(max_waiting=1, standing_s=3.0)
+        refusal = replica.door.knock("default", 100, 0.0)
+        assert refusal is not None and refusal.queue_full
+        assert replica.telemetry.standing_s == 3.0
+
+    asyncio.run(main())
+
+
+def test_it_looks_for_itself_once_started() -> None:
+    async def main() -> None:
+        replica = Replica()
+        inbox = replica.streams.open("x")
+        replica.telemetry.arrived("x", "default", 500, 5, now_s=-9.0)  # long ago on any clock
+        replica.door.start()
+        refusal = await asyncio.wait_for(inbox.get(), timeout=30)
+        replica.door.stop()
+        assert "allows 1.00 s" in refusal.reason
+
+    asyncio.run(main())
