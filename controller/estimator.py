@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from controller.averages import DecayingRatio, RecentRatio, quantile_of
+from controller.averages import DecayingRatio, RecentQuantiles, RecentRatio, quantile_of
 from controller.class_estimator import ClassEstimator
 from controller.correction import RecursiveCorrection
 from controller.forecast import ArrivalForecast
@@ -74,7 +74,11 @@ class Estimator:
         soon, later = self._arrivals.ahead(SOON_S), self._arrivals.ahead(SUSTAINED_S)
         devices = [sample.device for sample in fresh]
         parts = [part for sample in fresh for part in sample.classes.values()]
-        classes = self._classes.values()
+        classes = {
+            name: each.estimate(name, fresh, now_s, dt_s) for name, each in self._classes.items()
+        }
+        ttfts_s = [each.ttfts_s for each in self._classes.values()]
+        tpots_s = [each.tpots_s for each in self._classes.values()]
         load = Load(
             at_s=now_s,
             mean_k=plan.mean_k,
@@ -94,19 +98,16 @@ class Estimator:
             output_tokens=self._output_tokens.value,
             correction=self._correction.value,
             step_time_error=self._step_time_error.value(now_s, at_least=ERROR_NEEDS_S),
-            ttft_p95_s=quantile_of((each.ttfts_s for each in classes), 0.95, now_s),
-            tpot_p95_s=quantile_of((each.tpots_s for each in classes), 0.95, now_s),
+            ttft_p95_s=_p95_s([c.ttft_p95_s for c in classes.values()], ttfts_s, now_s),
+            tpot_p95_s=_p95_s([c.tpot_p95_s for c in classes.values()], tpots_s, now_s),
             gpu_busy=_highest([device.gpu_busy for device in devices]),
             gpu_throttled=_any_throttled(devices),
             host_cpu_busy=_highest([device.host_cpu_busy for device in devices]),
             epoch=plan.epoch,
-            classes={
-                name: each.estimate(name, fresh, now_s, dt_s)
-                for name, each in self._classes.items()
-            },
+            classes=classes,
             ages_s=self._ages_s(now_s, fresh),
         )
-        return replace(load, mean_k=plan.mean_k_over(load.shares))
+        return replace(load, mean_k=plan.mean_k_over(load.shares)) if plan.class_k else load
 
     def _ages_s(self, now_s: float, fresh: Sequence[Sample]) -> dict[str, float]:
         """Of the evidence: the oldest sample that counts, and the newest of each kind within it."""
@@ -121,13 +122,12 @@ class Estimator:
         says how busy the host is, and would hide whether the model is right.
         """
         # Without counts nobody knows what a step ran.
-        counted = [
-            (self._profile.step_time.ran_parts(step), step.duration_s)
-            for step in steps
-            if step.expert_slots
-        ]
-        expected_s = sum(self._correction.expected_s(parts) for parts, _ in counted)
-        took_s = sum(duration_s for _, duration_s in counted)
+        parts_of, now = self._profile.step_time.ran_parts, self._correction.value
+        counted = [(parts_of(step), step.duration_s) for step in steps if step.expert_slots]
+        expected_s = took_s = 0.0
+        for (base_s, experts_s, rest_s), duration_s in counted:
+            expected_s += now.base * base_s + now.experts * experts_s + now.rest * rest_s
+            took_s += duration_s
         self._step_time_error.add(abs(expected_s - took_s), took_s, now_s)
         self._correction.learn(counted)
 
@@ -143,6 +143,13 @@ class Estimator:
             self._new_requests = 0
             self._estimated_at_s = now_s
         return dt_s if heard else 0.0
+
+
+def _p95_s(
+    of_classes: Sequence[float | None], windows: Sequence[RecentQuantiles], now_s: float
+) -> float | None:
+    """Of all classes together: what each of them has seen has to be merged, unless there is one."""
+    return of_classes[0] if len(of_classes) == 1 else quantile_of(windows, 0.95, now_s)
 
 
 def _highest(values: list[float | None]) -> float | None:

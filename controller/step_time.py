@@ -69,13 +69,18 @@ class StepTime(Strict):
 
     def step_s(self, plan: Sequence[float], work: Work) -> float:
         """Of a step to come. Where tokens differ in k', the plan is their mean."""
-        pairs = zip(self.layers, plan, strict=True)
-        distinct = [layer.distinct(k, work.tokens) for layer, k in pairs]
-        return sum(self._parts(work, [k * work.tokens for k in plan], distinct))
+        tokens = work.tokens
+        expert_s, slot_s, experts_s = self.expert_s, self.slot_s, 0.0
+        # As `experts_s`, without lists between: a decision foresees dozens of steps.
+        for layer, k in zip(self.layers, plan, strict=True):
+            touched = layer.distinct(k, tokens)
+            experts_s += layer.size * (expert_s * touched + slot_s * (k * tokens))
+        return self.base_s + experts_s + self.rest_s(work)
 
     def ran_parts(self, step: Step) -> Parts:
         """What a step that ran should have taken."""
-        return self._parts(step.work, step.expert_slots, step.distinct_experts)
+        experts_s = self.experts_s(step.expert_slots, step.distinct_experts)
+        return Parts(self.base_s, experts_s, self.rest_s(step.work))
 
     def corrected(self, correction: Correction) -> "StepTime":
         """The same model with its parts multiplied."""
@@ -123,14 +128,18 @@ class StepTime(Strict):
         prompt_s = self.prompt_s(plan, prompt_tokens, chunk_tokens)
         return prompt_s + output_tokens * self.decode_token_s(plan, context)
 
-    def _parts(self, work: Work, slots: Sequence[float], distinct: Sequence[float]) -> Parts:
-        experts_s = sum(
-            layer.size * (self.expert_s * touched + self.slot_s * ran)
-            for layer, touched, ran in zip(self.layers, distinct, slots, strict=True)
-        )
-        rest_s = (
-            self.token_s * work.tokens
+    def experts_s(self, slots: Sequence[float], distinct: Sequence[float]) -> float:
+        """Of a step's experts: token-expert pairs and T, by layer."""
+        expert_s, slot_s, seconds = self.expert_s, self.slot_s, 0.0
+        # Every step that runs or is foreseen comes by here: a generator would take twice as long.
+        for layer, touched, ran in zip(self.layers, distinct, slots, strict=True):
+            seconds += layer.size * (expert_s * touched + slot_s * ran)
+        return seconds
+
+    def rest_s(self, work: Work) -> float:
+        """What else of it grows with tokens and keys."""
+        return (
+            self.token_s * (work.prefill_tokens + work.decode_tokens)
             + self.prefill_key_s * work.prefill_keys
             + self.decode_key_s * work.decode_keys
         )
-        return Parts(self.base_s, experts_s, rest_s)

@@ -10,8 +10,8 @@ from controller.step_time import StepTime
 from policies.foresight import drain_s, step_s
 from policies.goals import Goals, Part
 
+HORIZON_S = 2.0  # the expected rate is taken to last for so long
 CLIMB_UTILISATION = 0.9  # a level above the present one must leave the engine this much idle
-CLIMB_S = 4.0  # and hold for so long at the rate that arrivals seldom exceed
 SAME_K = 1e-6
 
 
@@ -30,6 +30,17 @@ class Prediction:
         return max(self.ttft_s / self.part.ttft_s, self.tpot_s / self.part.tpot_s)
 
 
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a level takes under a load, whatever the rate: reckoned once a decision."""
+
+    model: StepTime
+    plan: tuple[float, ...]
+    prompt_s: float
+    request_s: float
+    drains_s: list[float]  # by part
+
+
 class Predictive:
     """Inverts the profile's step-time model under the load.
 
@@ -40,21 +51,23 @@ class Predictive:
 
         utilisation  u = a / R * request(p, o)
         drain        D = B * prompt(p) / p
-        TTFT = max(D, oldest wait) + prompt(p) + max(0, u - 1) * horizon
+        TTFT = max(D, margin * oldest wait, D + (u - 1) * horizon) + prompt(p)
         TPOT = step(min(C, max(B, u * C)), running / R)
 
-    A prefilled token reads p / 2 keys, a decoding request p + o / 2.
+    A prefilled token reads p / 2 keys, a decoding request p + o / 2. The objectives have the margin
+    taken off; what has been waited is known, and needs none. The backlog tells what has arrived,
+    the rate only where it goes: so a queue is allowed what the objective leaves, and the rung that
+    is taken keeps it there instead of emptying it at a low one (docs/log.md).
 
     A class waits for those of its priority and above: its u and its B are theirs together. A level
     is a rung for every class (`controller.levels`); its plan is their mean, by their shares of the
     tokens.
 
     Quiet: every level holds, the best is taken. Entering load: the first level that holds for every
-    class, from the top, at the rate expected of the next second; the horizon is the objective.
-    Leaving load: a level above the present one must hold, and leave room, at the rate expected of
-    the next four seconds as well; and hold, over these four, at the rate that they exceed one time
-    in ten (`controller.forecast`), or the climb would not last.
-    Overload: no level holds; the least strained is taken, and the reason says so.
+    class, from the top, at the rate expected of the next second. Leaving load: a level above the
+    present one must also hold, and leave room, at the rate expected of the next four seconds, and
+    hold at the rate that they exceed one time in ten (`controller.forecast`), or the climb would
+    not last. Overload: no level holds; the least strained is taken, and the reason says so.
     """
 
     def __init__(self, profile: Profile, goals: Goals) -> None:
@@ -70,8 +83,9 @@ class Predictive:
         parts = self._goals.parts(load)
         least: tuple[Level, Prediction] | None = None
         for level in self._best_first:
-            prediction = self._predict(model, level, load, parts, load.arrival_rps)
-            if prediction.strain <= 1 and self._lasts(model, level, load, parts):
+            costs = self._costs(model, level, load, parts)
+            prediction = self._predict(costs, load, parts, load.arrival_rps)
+            if prediction.strain <= 1 and self._lasts(costs, level, load, parts):
                 return self._budget(level, load, "best rung that holds", prediction)
             if least is None or prediction.strain < least[1].strain:
                 least = level, prediction
@@ -81,43 +95,50 @@ class Predictive:
     def _budget(self, level: Level, load: Load, why: str, prediction: Prediction) -> Budget:
         part = prediction.part
         name = f"class {part.name}, " if load.classes.keys() - {DEFAULT_CLASS} else ""
+        goals, mean_k = self._goals, level.mean_k(load.shares)
         return Budget(
-            level.mean_k(load.shares),
+            min(max(mean_k, goals.floor), goals.ceiling),  # shares are rounded
             f"{why}: {name}TTFT {prediction.ttft_s:.3f}/{part.ttft_s:.3f} s, "
             f"TPOT {prediction.tpot_s:.3f}/{part.tpot_s:.3f} s, use {prediction.utilisation:.2f}",
         )
 
-    def _lasts(self, model: StepTime, level: Level, load: Load, parts: list[Part]) -> bool:
+    def _lasts(self, costs: Costs, level: Level, load: Load, parts: list[Part]) -> bool:
         """Only a climb is questioned; on a throttled GPU the model is not trusted with one."""
         if level.mean_k(load.shares) <= load.mean_k + SAME_K:
             return True
         expected_rps = max(load.arrival_rps or 0.0, load.arrival_rps_sustained or 0.0)
         upper_rps = max(expected_rps, load.arrival_rps_upper or 0.0)
-        expected = self._predict(model, level, load, parts, expected_rps)
-        at_most = self._predict(model, level, load, parts, upper_rps, CLIMB_S)
+        expected = self._predict(costs, load, parts, expected_rps)
+        at_most = self._predict(costs, load, parts, upper_rps)
         holds = max(expected.strain, at_most.strain) <= 1
         return holds and expected.utilisation <= CLIMB_UTILISATION and not load.gpu_throttled
 
+    def _costs(self, model: StepTime, level: Level, load: Load, parts: list[Part]) -> Costs:
+        plan, chunk = level.layers(load.shares), self._profile.max_batch_tokens
+        prompt, output = load.prompt_tokens or 0.0, load.output_tokens or 0.0
+        return Costs(
+            model,
+            plan,
+            model.prompt_s(plan, prompt, chunk),
+            model.request_s(plan, prompt, output, chunk),
+            [drain_s(model, plan, load, chunk, part.worst_waiting_tokens) for part in parts],
+        )
+
     def _predict(
         self,
-        model: StepTime,
-        level: Level,
+        costs: Costs,
         load: Load,
         parts: list[Part],
         rate_rps: float,
-        horizon_s: float | None = None,
     ) -> Prediction:
-        """At a rate that lasts for the horizon, unless given the TTFT objective of each class."""
-        plan, chunk = level.layers(load.shares), self._profile.max_batch_tokens
-        prompt, output = load.prompt_tokens or 0.0, load.output_tokens or 0.0
-        prompt_s = model.prompt_s(plan, prompt, chunk)
-        use = rate_rps / load.replicas * model.request_s(plan, prompt, output, chunk)
+        chunk = self._profile.max_batch_tokens
+        use = rate_rps / load.replicas * costs.request_s
         prefill = min(chunk, max(load.worst_waiting_tokens or 0, chunk * use))
-        tpot_s = step_s(model, plan, load, chunk, prefill)
+        tpot_s = step_s(costs.model, costs.plan, load, chunk, prefill)
         predictions = []
-        for part in parts:
-            drained_s = drain_s(model, plan, load, chunk, part.worst_waiting_tokens)
-            excess_s = max(0.0, part.share * use - 1.0) * (horizon_s or part.ttft_s)
-            ttft_s = max(drained_s, part.oldest_wait_s) + prompt_s + excess_s
+        for part, drained_s in zip(parts, costs.drains_s, strict=True):
+            waited_s = self._goals.margin * part.oldest_wait_s
+            later_s = drained_s + (part.share * use - 1.0) * HORIZON_S
+            ttft_s = max(drained_s, waited_s, later_s) + costs.prompt_s
             predictions.append(Prediction(part, ttft_s, tpot_s, use))
         return max(predictions, key=lambda each: each.strain)
