@@ -25,6 +25,7 @@ from commands.stage import Run, fixed, prepare, staged, under
 from controller.config import Experts, PolicyChoice, PolicyName, SloPolicy
 from simulations.arrivals import Phase, poisson, sent_at
 from simulations.plots import Arm, Frame, draw
+from simulations.results import write_records
 
 ARMS = "static-full,predictive,aimd,best-static"
 WATCH_S = 5.0
@@ -92,6 +93,9 @@ def main(
         ),
     }
     json_file.write_text(json.dumps(figures, indent=1) + "\n")
+    for number, runs in enumerate(rounds, 1):
+        for name, run in runs.items():
+            write_records(json_file.with_name(f"{name}-{number}.jsonl"), run.records)
     picture = json_file.with_suffix(".png")
     frame = Frame(
         schedules[0],

@@ -2,7 +2,8 @@
 
 Serves the shipped model under an SLO policy whose TTFT objective nothing can meet, and sends it
 completions one after the other; all are refused on arrival. Processor time is that of the replica
-and of Serve's HTTP proxy, less what they use without requests.
+and of Serve's HTTP proxy, less what they use without requests; beside it that of a request which
+lists the models, nearly all of it Serve's own.
 
     python -m benchmarks.refusal [--requests 2000]
 """
@@ -11,6 +12,9 @@ import argparse
 import asyncio
 import json
 import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -26,7 +30,8 @@ from runtime.deployment import configure, read_serve_yaml
 IDLE_S = 10.0
 PARTS = {"replica": "ServeReplica", "proxy": "ProxyActor"}  # as their processes are called
 PROMPT = (CHECKPOINT / "test.txt").read_text()[:2000]
-REFUSED = 503
+REFUSED, ANSWERED = 503, 200
+Ask = Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]]
 
 
 def main() -> None:
@@ -46,19 +51,30 @@ def hopeless(slo_policy: SloPolicy) -> SloPolicy:
     return fixed(slo_policy, 8).model_copy(update={"slo": slo})
 
 
-async def measure(url: str, requests: int) -> dict[str, float]:
-    body = {"model": CHECKPOINT.name, "prompt": PROMPT, "max_tokens": 64}
+async def measure(url: str, requests: int) -> dict[str, dict[str, float]]:
     before = cpu_s()
     await asyncio.sleep(IDLE_S)
     idle = {part: (used - before[part]) / IDLE_S for part, used in cpu_s().items()}
+    body = {"model": CHECKPOINT.name, "prompt": PROMPT, "max_tokens": 64}
+    async with aiohttp.ClientSession(url) as session:
+        refused = partial(session.post, "/v1/completions", json=body)
+        listed = partial(session.get, "/v1/models")
+        return {
+            "refused": await cost(refused, REFUSED, requests, idle),
+            "models listed": await cost(listed, ANSWERED, requests, idle),
+        }
+
+
+async def cost(
+    ask: Ask, expected: int, requests: int, idle: Mapping[str, float]
+) -> dict[str, float]:
     before, began_s, trips_s = cpu_s(), time.perf_counter(), []
-    async with aiohttp.ClientSession() as session:
-        for _ in range(requests):
-            sent_s = time.perf_counter()
-            async with session.post(f"{url}/v1/completions", json=body) as answer:
-                await answer.read()
-            trips_s.append(time.perf_counter() - sent_s)
-            assert answer.status == REFUSED, f"this server does not refuse: {answer.status}"
+    for _ in range(requests):
+        sent_s = time.perf_counter()
+        async with ask() as answer:
+            await answer.read()
+        trips_s.append(time.perf_counter() - sent_s)
+        assert answer.status == expected, f"status {answer.status}, expected {expected}"
     took_s, used = time.perf_counter() - began_s, cpu_s()
     p50, p99 = 1000 * np.quantile(trips_s, [0.5, 0.99])
     return {

@@ -42,7 +42,6 @@ class Goals:
     tpot_s: float
     floor: float
     ceiling: float
-    margin: float = 1.0  # what is left of the objectives
     least_raise: float = 0.0  # smaller raises of mean k' would not be made
     others: Mapping[str, SloClass] = field(default_factory=dict)  # classes with a name
 
@@ -54,7 +53,6 @@ class Goals:
             tpot_s=slo.margin * slo.tpot_s,
             floor=experts.floor,
             ceiling=experts.ceiling,
-            margin=slo.margin,
             least_raise=slo_policy.guard.tolerance,
             others={
                 name: each.model_copy(

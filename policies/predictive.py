@@ -11,6 +11,7 @@ from policies.foresight import drain_s, step_s
 from policies.goals import Goals, Part
 
 HORIZON_S = 2.0  # the expected rate is taken to last for so long
+ROOM = 0.6  # of a TTFT objective: how long a queue may come to be by then
 CLIMB_UTILISATION = 0.9  # a level above the present one must leave the engine this much idle
 SAME_K = 1e-6
 
@@ -51,13 +52,14 @@ class Predictive:
 
         utilisation  u = a / R * request(p, o)
         drain        D = B * prompt(p) / p
-        TTFT = max(D, margin * oldest wait, D + (u - 1) * horizon) + prompt(p)
+        TTFT = max(D, (D + (u - 1) * horizon) / room) + prompt(p)
         TPOT = step(min(C, max(B, u * C)), running / R)
 
-    A prefilled token reads p / 2 keys, a decoding request p + o / 2. The objectives have the margin
-    taken off; what has been waited is known, and needs none. The backlog tells what has arrived,
-    the rate only where it goes: so a queue is allowed what the objective leaves, and the rung that
-    is taken keeps it there instead of emptying it at a low one (docs/log.md).
+    A prefilled token reads p / 2 keys, a decoding request p + o / 2. The backlog tells what has
+    arrived, the rate only where it goes. A queue may take up the whole objective where it is, but
+    must not be heading for more than its room: at the edge every fluctuation would cost the lowest
+    rung. How long the oldest has waited is not asked: that is past, and what a cut would do for it
+    is little (docs/log.md).
 
     A class waits for those of its priority and above: its u and its B are theirs together. A level
     is a rung for every class (`controller.levels`); its plan is their mean, by their shares of the
@@ -137,8 +139,7 @@ class Predictive:
         tpot_s = step_s(costs.model, costs.plan, load, chunk, prefill)
         predictions = []
         for part, drained_s in zip(parts, costs.drains_s, strict=True):
-            waited_s = self._goals.margin * part.oldest_wait_s
-            later_s = drained_s + (part.share * use - 1.0) * HORIZON_S
-            ttft_s = max(drained_s, waited_s, later_s) + costs.prompt_s
+            later_s = (drained_s + (part.share * use - 1.0) * HORIZON_S) / ROOM
+            ttft_s = max(drained_s, later_s) + costs.prompt_s
             predictions.append(Prediction(part, ttft_s, tpot_s, use))
         return max(predictions, key=lambda each: each.strain)
