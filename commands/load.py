@@ -1,7 +1,7 @@
 """`kprime load`: replays a trace against a live server and prints what its users would have seen.
 
-Takes the options, gives a table, and files when asked. The work is in `simulations`; this module
-only checks what the operator wrote and shows what came out.
+Takes the options, gives a table, and files when asked, or only the schedule as a file. The work is
+in `simulations`; this module only checks what the operator wrote and shows what came out.
 """
 
 import asyncio
@@ -20,10 +20,12 @@ from commands.exits import BAD_INPUT, FAILED, bad_input, check_outputs, read_tex
 from controller.config import DEFAULT_CLASS, SloClass
 from simulations.load import LoadError, replay
 from simulations.mix import Mix, parse_mix, require_known, with_classes
+from simulations.mooncake import write_mooncake
 from simulations.prompts import Prompts
 from simulations.results import Record, summarise, write_records
 from simulations.schedule import Requests, cut, fit_lengths, mean_lengths, scale_rate
-from simulations.traces import Trace, read_trace
+from simulations.synthetic import read_load
+from simulations.traces import Trace
 
 CHECKPOINT = Path("checkpoints/prose-52m")
 LATENESS_SHARE = 0.05  # of the TTFT objective; sends later than that spoil the measurement
@@ -32,8 +34,14 @@ COUNTS = ("completed", "shed", "failed")
 
 
 def load(
-    url: Annotated[str, typer.Option(help="Server, such as http://127.0.0.1:8000")],
-    trace: Annotated[Path, typer.Option(help="Azure LLM or BurstGPT CSV, or Mooncake JSONL")],
+    trace: Annotated[
+        str,
+        typer.Option(
+            help="Azure LLM or BurstGPT CSV or Mooncake JSONL, or a load such as "
+            "step:base=4,peak=8,before=40,step=60,after=40"
+        ),
+    ],
+    url: Annotated[str | None, typer.Option(help="Server, such as http://127.0.0.1:8000")] = None,
     start: Annotated[float, typer.Option(help="Seconds into the trace")] = 0.0,
     duration: Annotated[
         float | None, typer.Option(help="Seconds of the trace; default all")
@@ -65,26 +73,41 @@ def load(
         float | None,
         typer.Option(min=0.001, help=f"Seconds per token after the first; default {TPOT_SLO_S:g}"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of prompts, rate scaling and classes")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of loads, prompts, rate scaling, classes")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Summary to write")] = None,
     requests_file: Annotated[
         Path | None, typer.Option("--requests", help="One JSON line a request to write")
+    ] = None,
+    trace_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-trace", help="Mooncake JSONL of the schedule to write; sends nothing"
+        ),
     ] = None,
 ) -> None:
     """Replay a trace, open loop, against a live OpenAI-compatible server.
 
     Example: kprime load --url http://127.0.0.1:8000 --trace traces/azure_llm_2023_code.csv
     --start 840 --duration 100 --rate 2 --json load.json
+
+    Loads to name instead of a file: constant, poisson, gamma, negbin, step, ramp, spike, sine, day.
+    Named alone, as in --trace gamma, each says what it takes.
     """
     console = Console()
-    if not url.startswith(("http://", "https://")):
+    check_outputs({"--json": json_file, "--requests": requests_file, "--write-trace": trace_file})
+    if trace_file is not None:
+        _refuse_unwritten(
+            {"--json": json_file, "--requests": requests_file, "--slo-class": slo_class}
+        )
+    elif url is None:
+        stop("Missing option '--url': a server, such as http://127.0.0.1:8000", BAD_INPUT)
+    elif not url.startswith(("http://", "https://")):
         stop(f"--url {url}: expected http://HOST:PORT", BAD_INPUT)
-    check_outputs({"--json": json_file, "--requests": requests_file})
     mix = _mix(slo_class)
     slo_classes = _slo_classes(policy_file, ttft_slo, tpot_slo, mix)
     prompts = _prompts(text, tokenizer)
     with bad_input("--trace"):
-        read = read_trace(trace)
+        read = read_load(trace, seed)
     with bad_input("--start, --duration"):
         requests = cut(read, start, duration)
     with bad_input("--context"):
@@ -99,6 +122,10 @@ def load(
     if mix:
         requests = with_classes(requests, mix, seed)
     _describe(console, read, requests, length_factor)
+    if trace_file is not None:
+        write_mooncake(trace_file, requests)
+        console.print(f"wrote {trace_file} and sent nothing")
+        return
     records = _run(console, url, model, requests, prompts, seed)
     arm = {
         **summarise(records, slo_classes),
@@ -113,6 +140,16 @@ def load(
     _show(console, arm, slo_classes)
     if not arm["completed"]:
         stop(f"no request completed at {url}; the last: {records[-1].error}", FAILED)
+
+
+def _refuse_unwritten(options: Mapping[str, object]) -> None:
+    """What a written schedule cannot have."""
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        stop(
+            f"--write-trace sends nothing, and the file has no classes: leave out {given[0]}",
+            BAD_INPUT,
+        )
 
 
 def _mix(slo_class: str | None) -> Mix | None:
@@ -187,7 +224,7 @@ def _describe(console: Console, trace: Trace, requests: Requests, length_factor:
         f"{trace.name}: {len(trace.requests)} requests; rows left out: {dropped or 'none'}"
     )
     console.print(
-        f"replaying {len(requests)} requests over {requests[-1].arrival_s:.1f} s; "
+        f"schedule: {len(requests)} requests over {requests[-1].arrival_s:.1f} s; "
         f"lengths scaled by {length_factor:.4g}"
     )
 

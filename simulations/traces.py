@@ -1,25 +1,22 @@
 """Reads a public workload trace: a file in, requests with arrival times and lengths out.
 
-Azure LLM CSV, BurstGPT CSV and Mooncake JSON lines are recognised by the names of their columns;
-other columns are ignored. Knows nothing of models, prompts or rates. Bad input is a TraceError
-that names the file, the line and the column.
+Azure LLM CSV, BurstGPT CSV and Mooncake JSON lines are recognised by the names of their columns,
+plain or gzip; other columns are ignored, Mooncake's `hash_ids` of shared prefixes too. Knows
+nothing of models, prompts or rates. Bad input is a TraceError that names the file, the line and
+the column.
 """
 
-import csv
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from pathlib import Path
-from typing import TextIO
+
+from simulations.tables import NumberedRow, Row, TableError, open_table, parse_cell
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-Row = dict[str, object]
-NumberedRow = tuple[int, Row]
+TOKENS_FORM = "a whole number of tokens"
 
 
 class TraceError(ValueError):
@@ -38,13 +35,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A whole file, in order of arrival."""
+    """A whole file or synthetic load, in order of arrival."""
 
     name: str
     requests: tuple[Request, ...]
     dropped: dict[str, int]  # rows left out, by reason
     sorted_input: bool  # always true of what read_trace returns: it refuses the rest
-    sha256: str
+    sha256: str  # of the file, or of the requests where there is none
 
 
 def _iso_us(value: str) -> int:
@@ -90,24 +87,18 @@ class Layout:
 
     def parse(self, row: Row, place: str) -> tuple[int, int, int]:
         """Arrival in microseconds, input tokens, output tokens."""
-        return (
-            self._cell(row, place, self.arrival, self.to_us, self.arrival_form),
-            self._cell(row, place, self.input_tokens, _num_tokens, "a whole number of tokens"),
-            self._cell(row, place, self.output_tokens, _num_tokens, "a whole number of tokens"),
-        )
-
-    def _cell(
-        self, row: Row, place: str, column: str, parse: Callable[[str], int], form: str
-    ) -> int:
-        value = row.get(column)
         try:
-            return parse("" if value is None else str(value))
-        except (ValueError, OverflowError):
-            found = "no value" if value is None else repr(value)
-            message = f"{place}: column {column!r}: {found}, expected {form}; columns of {self}"
-            raise TraceError(message) from None
+            return (
+                parse_cell(row, place, self.arrival, self.to_us, self.arrival_form),
+                parse_cell(row, place, self.input_tokens, _num_tokens, TOKENS_FORM),
+                parse_cell(row, place, self.output_tokens, _num_tokens, TOKENS_FORM),
+            )
+        except TableError as error:
+            raise TraceError(f"{error}; columns of {self}") from None
 
 
+# Azure: github.com/Azure/AzurePublicDataset, its files of 2023 and of 2024. BurstGPT: Wang et al.,
+# KDD 2025; a failed request has no response tokens. Mooncake: Qin et al., FAST 2025.
 LAYOUTS = (
     Layout(
         name="Azure LLM CSV",
@@ -140,47 +131,17 @@ ACCEPTED = "accepted: " + ", ".join(str(layout) for layout in LAYOUTS)
 def read_trace(path: Path) -> Trace:
     """The whole file. Rows without input or without output tokens are left out and counted."""
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            columns, rows = _table(file, path)
-            requests, dropped = _requests(_layout(columns, path), rows, path)
-    except OSError as error:
-        raise TraceError(f"{path}: {error.strerror}; {ACCEPTED}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TraceError(f"{path}: not a text table ({error}); {ACCEPTED}") from None
+        with open_table(path) as table:
+            requests, dropped = _requests(_layout(table.columns, path), table.rows, path)
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except TableError as error:
+        raise TraceError(f"{error}; {ACCEPTED}") from None
     if not requests:
         left_out = f" ({sum(dropped.values())} rows without tokens left out)" if dropped else ""
         raise TraceError(f"{path}: no requests{left_out}; {ACCEPTED}")
-    return Trace(path.stem, requests, dropped, sorted_input=True, sha256=sha256)
-
-
-def _table(file: TextIO, path: Path) -> tuple[list[str], Iterator[NumberedRow]]:
-    """The names of the columns, and the rows with their line numbers."""
-    first_character = file.read(1)
-    file.seek(0)
-    if not first_character:
-        raise TraceError(f"{path}: the file is empty; {ACCEPTED}")
-    if first_character == "{":
-        objects = _json_lines(file, path)
-        first = next(objects)
-        return list(first[1]), chain([first], objects)
-    reader = csv.DictReader(file)
-    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-    return list(reader.fieldnames), ((reader.line_num, row) for row in reader)
-
-
-def _json_lines(file: TextIO, path: Path) -> Iterator[NumberedRow]:
-    for line, text in enumerate(file, start=1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise TraceError(f"{path}:{line}: not JSON ({error.msg}); {ACCEPTED}") from None
-        if not isinstance(row, dict):
-            raise TraceError(f"{path}:{line}: not a JSON object; {ACCEPTED}")
-        yield line, row
+    name = Path(path.name.removesuffix(".gz")).stem
+    return Trace(name, requests, dropped, sorted_input=True, sha256=sha256)
 
 
 def _layout(columns: list[str], path: Path) -> Layout:

@@ -125,6 +125,7 @@ def test_a_file_that_is_no_tokenizer_is_named(
     ("option", "value", "complaint"),
     [
         ("--url", "127.0.0.1:8000", "--url 127.0.0.1:8000: expected http://HOST:PORT"),
+        ("--trace", "step:base=4", "--trace: step:base=4: 'peak' is missing; expected step:base="),
         ("--start", 5, "--start, --duration: no request of trace"),
         ("--duration", 0, "--start, --duration: no request of trace"),
         ("--rate", 0, "--rate 0: "),
@@ -183,7 +184,7 @@ def test_a_class_that_the_policy_lacks_is_named(
     assert line == "--slo-class: 'gold' is not a class of the policy, use: default, premium, batch"
 
 
-@pytest.mark.parametrize("option", ["--json", "--requests"])
+@pytest.mark.parametrize("option", ["--json", "--requests", "--write-trace"])
 @pytest.mark.parametrize("place", [".", "none/figures.json"])
 def test_an_output_with_nowhere_to_go_is_refused_before_the_run(
     options: dict[str, object], tmp_path: Path, option: str, place: str
@@ -371,3 +372,52 @@ def test_load_is_a_share_of_what_full_k_can_do(
     write_profile(profile(), file)
     arm = summary_of(options | {"--url": server, "--load": 0.5, "--profile": file}, tmp_path)
     assert 40 <= arm["offered"] <= 60
+
+
+def test_a_load_may_be_named_where_a_trace_stands(
+    options: dict[str, object], tmp_path: Path, server: str
+) -> None:
+    load = "step:base=0,peak=40,before=0.1,step=0.2,after=0,arrivals=constant,prompt=7,output=2"
+    requests_file = tmp_path / "requests.jsonl"
+    result = run(options | {"--trace": load, "--url": server, "--requests": requests_file})
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in requests_file.read_text().splitlines()]
+    assert [(row["input_tokens"], row["output_tokens"]) for row in rows] == [(7, 2)] * 8
+    scheduled_s = [row["scheduled_s"] for row in rows]
+    assert scheduled_s == pytest.approx([0.1 + 0.025 * number for number in range(8)])
+
+
+def test_the_seed_draws_the_load(options: dict[str, object], tmp_path: Path) -> None:
+    texts = []
+    for seed in (1, 1, 2):
+        file = tmp_path / "schedule.jsonl"
+        given = {"--trace": "poisson:rate=5,duration=10", "--seed": seed, "--write-trace": file}
+        assert run(options | given).exit_code == 0
+        texts.append(file.read_text())
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_written_schedule_is_the_one_that_would_be_sent(
+    options: dict[str, object], tmp_path: Path
+) -> None:
+    del options["--url"]
+    written, again = tmp_path / "schedule.jsonl", tmp_path / "again.jsonl"
+    result = run(options | {"--write-trace": written, "--rate": 40, "--seed": 3, "--context": 30})
+    assert result.exit_code == 0, result.output
+    assert "wrote" in result.stdout and "sent nothing" in result.stdout
+    rows = [json.loads(line) for line in written.read_text().splitlines()]
+    assert len(rows) > 20
+    assert {row["input_length"] + row["output_length"] for row in rows} <= {10, 20, 30}
+    # Read and written anew, it is the same: nothing is left to scale or to cut.
+    result = run(options | {"--trace": written, "--write-trace": again, "--context": 30})
+    assert result.exit_code == 0, result.output
+    assert again.read_text() == written.read_text()
+
+
+@pytest.mark.parametrize("option", ["--json", "--requests", "--slo-class"])
+def test_a_written_schedule_has_neither_results_nor_classes(
+    options: dict[str, object], tmp_path: Path, option: str
+) -> None:
+    line = refusal(options | {"--write-trace": tmp_path / "a.jsonl", option: tmp_path / "b"})
+    expected = f"--write-trace sends nothing, and the file has no classes: leave out {option}"
+    assert line == expected

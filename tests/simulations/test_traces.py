@@ -1,5 +1,6 @@
 """Each published format is read by column name, and bad files say what and where."""
 
+import gzip
 import hashlib
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def test_reads_burstgpt_by_name_when_columns_are_inserted(tmp_path: Path) -> Non
     assert read_trace(written(tmp_path, new)).requests == expected
 
 
+def test_counts_the_failures_of_burstgpt(tmp_path: Path) -> None:
+    rows = (
+        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+        "5,ChatGPT,472,0,472,API log\n6,ChatGPT,0,0,0,API log\n7,GPT-4,10,20,30,API log\n"
+    )
+    trace = read_trace(written(tmp_path, rows))
+    assert trace.requests == (Request(0.0, 10, 20),)
+    assert trace.dropped == {"no output tokens": 1, "no input tokens": 1}
+
+
 def test_reads_mooncake_lines_in_milliseconds(tmp_path: Path) -> None:
     text = (
         '{"timestamp": 1000, "input_length": 40160, "output_length": 6, "hash_ids": [0, 1]}\n\n'
@@ -67,6 +78,35 @@ def test_counts_rows_without_tokens_and_starts_at_the_first_kept(tmp_path: Path)
 def test_keeps_the_hash_of_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, AZURE + "2023-11-16 18:00:00,3,7\n")
     assert read_trace(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["trace.csv.gz", "trace.csv"])
+def test_reads_gzip_whatever_its_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    text = "\ufeff" + AZURE + "2023-11-16 18:00:00,3,7\n2023-11-16 18:00:01,yes,7\n"
+    path.write_bytes(gzip.compress(text[: text.rindex("2023")].encode()))
+    trace = read_trace(path)
+    assert trace.name == "trace"
+    assert trace.requests == (Request(0.0, 3, 7),)
+    assert trace.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(TraceError, match=rf"{name}:3: column 'ContextTokens': 'yes', expected a"):
+        read_trace(path)
+
+
+@pytest.mark.parametrize("broken", ["cut short", "altered", "no more than a beginning"])
+def test_refuses_broken_gzip(tmp_path: Path, broken: str) -> None:
+    path = tmp_path / "trace.csv.gz"
+    packed = gzip.compress((AZURE + "2023-11-16 18:00:00,3,7\n" * 50).encode())
+    path.write_bytes(
+        {
+            "cut short": packed[:-12],
+            "altered": packed[:-8] + bytes(8),
+            "no more than a beginning": packed[:2] + b"no gzip at all",
+        }[broken]
+    )
+    with pytest.raises(TraceError, match=r"trace\.csv\.gz: not a text table \(.+\); accepted: "):
+        read_trace(path)
 
 
 def test_ignores_a_byte_order_mark(tmp_path: Path) -> None:
@@ -136,5 +176,16 @@ def test_reads_the_shipped_traces(name: str, num_requests: int, span_s: float) -
     trace = read_trace(traces / f"azure_llm_2023_{name}.csv")
     assert len(trace.requests) == num_requests
     assert trace.requests[-1].arrival_s == span_s
+    assert trace.dropped == {}
+    assert trace.sha256 in (traces / "README.md").read_text(encoding="utf-8")
+
+
+def test_reads_the_shipped_mooncake_trace() -> None:
+    traces = Path(__file__).parents[2] / "traces"
+    trace = read_trace(traces / "mooncake_synthetic.jsonl.gz")
+    assert trace.name == "mooncake_synthetic"
+    assert len(trace.requests) == 3993
+    assert trace.requests[0] == Request(0.0, 40160, 6)
+    assert trace.requests[-1].arrival_s == 1022.025
     assert trace.dropped == {}
     assert trace.sha256 in (traces / "README.md").read_text(encoding="utf-8")
