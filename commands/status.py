@@ -97,6 +97,8 @@ def _load(load: dict[str, Any], slo_policy: dict[str, Any]) -> Iterable[tuple[st
             objective_s = slo_policy["slo"][f"{name}_s"]
             yield f"{name.upper()} p95", _latency(load[f"{name}_p95_s"], objective_s)
     yield "step time", _step_time(load)
+    ages = (f"{name} {age_s:.1f} s" for name, age_s in (load["ages_s"] or {}).items())
+    yield "evidence is of", ", ".join(ages) or "nothing yet"
 
 
 def _classes(classes: dict[str, Any], slo_policy: dict[str, Any]) -> Iterable[tuple[str, str]]:

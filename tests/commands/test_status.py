@@ -47,6 +47,7 @@ def status(**changes: Any) -> dict[str, Any]:  # noqa: ANN401  (any part of a st
             "tpot_p95_s": 0.1,
             "step_time_error": 0.071,
             "correction": {"base": 1.0, "experts": 1.2, "rest": 0.9},
+            "ages_s": {"queue": 0.14, "ttft": 3.2},
         },
         "budget": {"mean_k": 3.0, "reason": "best rung [that] holds"},
         "replica_wish": {"replicas": 3, "reason": "short for 2 of 15 s"},
@@ -293,3 +294,7 @@ def test_each_class_is_shown_beside_its_own_objectives_the_highest_first() -> No
     )
     assert shown["queue"].endswith("9 run, 1.2 refused a second")
     assert "TTFT p95" not in shown
+
+
+def test_how_old_the_evidence_is_is_shown_by_kind() -> None:
+    assert dict(rows(status()))["evidence is of"] == "queue 0.1 s, ttft 3.2 s"

@@ -50,6 +50,8 @@ def test_the_commented_defaults_are_the_defaults() -> None:
     full = load_policy(POLICIES / "fixed-full.yaml")
     assert (interactive.guard, interactive.cadence) == (full.guard, full.cadence)
     assert (interactive.slo, interactive.experts) == (full.slo, full.experts)
+    assert (interactive.admission, interactive.replicas) == (full.admission, full.replicas)
+    assert load_policy(POLICIES / "two-classes.yaml").admission == full.admission
 
 
 def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
