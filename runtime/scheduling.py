@@ -39,6 +39,9 @@ class RankedScheduler(FIFOScheduler):
 
     def schedule_batch(self, token_budget: int, cache_budget: int):  # noqa: ANN201  (theirs)
         self._preempt(token_budget)
+        if not self.active_requests:
+            # Set when the cache ran out, until someone ends: nobody is left who could.
+            self.block_new_requests = False
         return super().schedule_batch(token_budget, cache_budget)
 
     def _process_candidates(self, candidates: list[RequestState], *args: object):  # noqa: ANN202

@@ -102,3 +102,17 @@ def test_a_cache_without_room_is_not_taken_from_the_same_priority() -> None:
         bench.submit("next", prompt(9, 200), 5, rank=LOW)
         bench.wait_for_end("a", "b", "next")
     assert bench.prefilled == {"a": 100, "b": 100, "next": 200}
+
+
+def test_a_cache_that_once_ran_out_does_not_keep_everyone_out_when_all_have_been_pushed() -> None:
+    """transformers lets nobody enter after a starved request was reset until another one ends; if
+    the rest was pushed out as well, none did.
+    """
+    with Bench() as bench:
+        bench.submit("first", prompt(1, 20), 2)
+        bench.wait_for_end("first")
+        with Held(bench):
+            bench.engine._manager.batch_processor.scheduler.block_new_requests = True
+            bench.submit("next", prompt(2, 20), 2)
+        bench.wait_for_end("next")
+        assert bench.tokens("next") == unmodified(prompt(2, 20), 2)

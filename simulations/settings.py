@@ -1,0 +1,49 @@
+"""What a simulated cluster is like. Knows neither load nor policy."""
+
+from dataclasses import dataclass
+
+from simulations.faults import Fault, ReplicaLost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Cache and drain limit are those of runtime/app.py; delays are of replicas on one machine."""
+
+    replicas: int = 2  # at the start
+    # Between which the governor's wish is followed; both None: their number stays.
+    min_replicas: int | None = None
+    max_replicas: int | None = None
+    start_up_s: float = 20.0  # from the wish, or a loss, until a replica serves
+    drain_limit_s: float = 900.0  # a replica that goes ends what it has begun, for so long
+    network_s: float = 0.002  # of a heartbeat, and of an answer that brings no new plan
+    actuation_s: float = 0.02  # from a new plan to a replica; then it waits for the running step
+    cache_tokens: int = 65_536  # keys and values of so many tokens, by replica
+    faults: tuple[Fault, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1:
+            raise ValueError(f"{self.replicas} replicas: expected 1 or more")
+        if (self.min_replicas is None) != (self.max_replicas is None):
+            raise ValueError("min_replicas and max_replicas: expected both or none")
+        low, high = self.bounds
+        if not 1 <= low <= self.replicas <= high:
+            raise ValueError(
+                f"{self.replicas} replicas between {low} and {high}: expected 1 or more, in order"
+            )
+        delays = self.start_up_s, self.drain_limit_s, self.network_s, self.actuation_s
+        if min(delays) < 0:
+            raise ValueError(f"a delay of {min(delays):g} s: expected 0 or more")
+        for fault in self.faults:
+            if isinstance(fault, ReplicaLost) and not 0 <= fault.replica < self.replicas:
+                raise ValueError(
+                    f"replica {fault.replica} is lost: expected 0 to {self.replicas - 1}"
+                )
+
+    @property
+    def scales(self) -> bool:
+        return self.min_replicas is not None
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most replicas."""
+        return self.min_replicas or self.replicas, self.max_replicas or self.replicas
