@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo serve check test corpus lint types clean
+.PHONY: help setup demo serve check test test-slow corpus lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,8 +33,11 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-test: setup  ## all tests, those that start a local Ray included
-	$(BIN)/pytest
+test: setup  ## all tests but the slow ones, those that start a local Ray included
+	$(BIN)/pytest -m 'not slow'
+
+test-slow: setup  ## the others: scaling on a real Ray, calibrating fine-tuned checkpoints
+	$(BIN)/pytest -m slow
 
 corpus: setup  ## fetch the prose that the shipped recipes train on into runs/corpus
 	$(BIN)/python -m training.fetch_corpus runs/corpus

@@ -57,19 +57,31 @@ class RecursiveCorrection:
     def learn(self, steps: Sequence[tuple[Parts, float]]) -> None:
         """Steps of one heartbeat, by their parts and the seconds they took; they fade together."""
         # A model without a base may expect nothing of a step without tokens.
-        known = [(parts, sum(parts), duration_s) for parts, duration_s in steps if sum(parts) > 0]
+        predicted = [(parts, sum(parts), duration_s) for parts, duration_s in steps]
+        known = [each for each in predicted if each[1] > 0]
         if not known:
             return
         forget = math.exp(-sum(predicted_s for _, predicted_s, _ in known) / MEMORY_S)
-        self._b = [forget * each for each in self._b]
-        self._r = [[forget * each for each in row] for row in self._r]
-        for parts, predicted_s, duration_s in known:
-            expected_s = self.expected_s(parts)
+        b0, b1, b2 = (forget * each for each in self._b)
+        m0, m1, m2 = self._m
+        # Written out: every step comes by here, and R is symmetric.
+        (r00, r01, r02), (_, r11, r12), (_, _, r22) = (
+            [forget * each for each in row] for row in self._r
+        )
+        for (base_s, experts_s, rest_s), predicted_s, duration_s in known:
+            expected_s = m0 * base_s + m1 * experts_s + m2 * rest_s
             took = min(max(duration_s, expected_s / SURPRISE), expected_s * SURPRISE) / predicted_s
-            for b, row, part in zip(range(3), self._r, parts, strict=True):
-                self._b[b] += took * part
-                for column, other in enumerate(parts):
-                    row[column] += part * other / predicted_s
+            b0 += took * base_s
+            b1 += took * experts_s
+            b2 += took * rest_s
+            r00 += base_s * base_s / predicted_s
+            r01 += base_s * experts_s / predicted_s
+            r02 += base_s * rest_s / predicted_s
+            r11 += experts_s * experts_s / predicted_s
+            r12 += experts_s * rest_s / predicted_s
+            r22 += rest_s * rest_s / predicted_s
+        self._b = [b0, b1, b2]
+        self._r = [[r00, r01, r02], [r01, r11, r12], [r02, r12, r22]]
         self._m = self._solve()
 
     def _solve(self) -> list[float]:

@@ -139,6 +139,7 @@ def test_the_status_says_what_runs_why_and_who_lags(
         "TTFT p95": "1.200 s of 1 s: MISSED",
         "TPOT p95": "0.100 s of 0.2 s: holds",
         "step time": "off by 7.1%; profile corrected by base x 1.00, experts x 1.20, rest x 0.90",
+        "evidence is of": "queue 0.1 s, ttft 3.2 s",
         "replicas": "aaaa1111 at epoch 12; bbbb2222 at epoch 11, lags in plan and SLO policy; "
         "1 silent",
         "replicas wanted": "3: short for 2 of 15 s",

@@ -22,6 +22,7 @@ from tests.runtime.processes import free_port, ray_processes, replica_pids
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.slow,
     # Its announced successor is not read by Ray 2.60 yet.
     pytest.mark.filterwarnings("ignore:The `metrics_interval_s` field:DeprecationWarning"),
 ]

@@ -93,6 +93,7 @@ def test_fine_tuning_learns_and_ends_in_an_elastic_checkpoint(
     assert "<user>" in (out / "validation.txt").read_text()  # by the tokenizer's own template
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_checkpoint_can_be_calibrated(
     start: Path, chats: Path, tmp_path: Path
 ) -> None:
