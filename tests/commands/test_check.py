@@ -42,7 +42,9 @@ def test_the_shipped_policies_pass() -> None:
 
 def test_every_problem_of_every_file_goes_to_stderr(tmp_path: Path) -> None:
     first, second, good = tmp_path / "a.yaml", tmp_path / "b.yml", POLICIES / "interactive.yaml"
-    first.write_text(good.read_text().replace("floor: 1", "floor: 0").replace("margin: 0.8", "margin: 80"))
+    first.write_text(
+        good.read_text().replace("floor: 1", "floor: 0").replace("margin: 0.8", "margin: 80")
+    )
     second.write_text("")
     result = run(first, good, second)
     assert result.exit_code == 2
