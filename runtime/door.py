@@ -5,6 +5,7 @@ loop.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from controller.telemetry import Telemetry
 from runtime.streams import Streams
 
 WATCH_S = 0.05  # a shed request leaves at most so late
+logger = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,10 @@ class Door:
 
     async def _run(self) -> None:
         while True:
-            self.look(time.monotonic())
+            try:
+                self.look(time.monotonic())
+            except Exception:  # a look that fails must not be the last one
+                logger.exception("kprime: the queues could not be looked at")
             await asyncio.sleep(WATCH_S)
 
     def _now(self) -> Terms:

@@ -1,1 +1,1 @@
-"""The load side: traces, schedules and the live load generator."""
+"""The load side: traces, schedules, the live load generator, and the system on virtual time."""

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from controller.config import SloPolicy
 from controller.signals import Correction, Device
 from controller.telemetry import Telemetry
@@ -83,5 +85,24 @@ def test_it_looks_for_itself_once_started() -> None:
         refusal = await asyncio.wait_for(inbox.get(), timeout=30)
         replica.door.stop()
         assert "allows 1.00 s" in refusal.reason
+
+    asyncio.run(main())
+
+
+def test_a_look_that_fails_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        replica, looks = Replica(), iter([True])
+        again = asyncio.Event()
+
+        def look(_now_s: float) -> None:
+            if next(looks, None) is None:
+                again.set()
+            else:
+                raise RuntimeError("the first one fails")
+
+        monkeypatch.setattr(replica.door, "look", look)
+        replica.door.start()
+        await asyncio.wait_for(again.wait(), timeout=30)
+        replica.door.stop()
 
     asyncio.run(main())
