@@ -106,7 +106,8 @@ def test_a_fine_tuned_checkpoint_can_be_calibrated(
         threads=1,
         max_batch_tokens=64,
     )
-    profile = calibrate(measured, [1, 2], repeats=1, noise_bound=10.0)
+    # With one round a busy moment may make one expert look as dear as two.
+    profile = calibrate(measured, [1, 2], repeats=3, noise_bound=10.0)
     # A plan by layer half-way between is a rung if the few windows say so.
     assert [rung.mean_k for rung in profile.rungs] in ([1, 2], [1, 1.5, 2])
 
