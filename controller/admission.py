@@ -13,6 +13,7 @@ from controller.profiles import Profile
 from controller.signals import Correction, Plan, Work
 from controller.telemetry import Flight, Queue
 
+WATCH_S = 0.05  # whoever asks looks at the queues so often: a shed request leaves so late
 LEAST_RETRY_S = 1.0
 STANDING = 0.5  # of what may be waited for: CoDel's target is half of where it drops (folly)
 
@@ -122,10 +123,8 @@ class Admission:
         room = self._room(slo_class, queues, ahead, correction)
         shed = []
         for flight in queue.waiting:
-            age_s, left_s = (
-                now_s - flight.arrived_s,
-                room.seconds(tokens + flight.tokens_to_prefill),
-            )
+            age_s = now_s - flight.arrived_s
+            left_s = room.seconds(tokens + flight.tokens_to_prefill)
             hopeless = age_s + left_s > ttft_s
             if hopeless or (age_s > limit_s and not flight.started):
                 waited = f"waited for {age_s:.2f} s, first token {left_s:.2f} s away"

@@ -1,14 +1,12 @@
 """Averages over time and windows of values: the arithmetic, nothing else. Time is an argument."""
 
 import math
-import sys
-from collections import Counter, deque
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 
-from ddsketch.mapping import LogarithmicMapping
+from ddsketch import DDSketch
 
-BUCKETS = LogarithmicMapping(0.01)  # relative error of a quantile
-NOTHING = -sys.maxsize  # the bucket of zero
+RELATIVE_ERROR = 0.01  # of a quantile
 
 
 class DecayingMean:
@@ -103,43 +101,35 @@ class RecentMinimum:
 class RecentQuantiles:
     """Quantiles of the values of the last `span_s` seconds, to the second, each within 1 %.
 
-    Counts of values in the buckets of a DDSketch (Masson et al., VLDB 2019), of all and of every
-    second, which takes its own along when it goes: the cost of asking does not grow with the number
-    of values, nor with the seconds.
+    A DDSketch a second (Masson et al., VLDB 2019), merged when asked: the cost of asking does not
+    grow with the number of values.
     """
 
     def __init__(self, span_s: float) -> None:
         self._span_s = span_s
-        self._seconds: deque[tuple[float, Counter[int]]] = deque()
-        self._counts: Counter[int] = Counter()
+        self._seconds: deque[tuple[float, DDSketch]] = deque()
 
     def add(self, value: float, now_s: float) -> None:
         second = math.floor(now_s)
         if not self._seconds or self._seconds[-1][0] != second:
-            self._seconds.append((second, Counter()))
-        bucket = BUCKETS.key(value) if value > BUCKETS.min_possible else NOTHING
-        self._seconds[-1][1][bucket] += 1
-        self._counts[bucket] += 1
+            self._seconds.append((second, DDSketch(RELATIVE_ERROR)))
+        self._seconds[-1][1].add(value)
 
     def quantile(self, share: float, now_s: float) -> float | None:
         """The value that `share` of them does not exceed; None when there is none."""
         return quantile_of([self], share, now_s)
 
-    def counts(self, now_s: float) -> Counter[int]:
-        """By bucket."""
+    def sketches(self, now_s: float) -> Iterator[DDSketch]:
         while self._seconds and self._seconds[0][0] < now_s - self._span_s:
-            self._counts -= self._seconds.popleft()[1]
-        return self._counts
+            self._seconds.popleft()
+        yield from (sketch for _, sketch in self._seconds)
 
 
 def quantile_of(several: Iterable[RecentQuantiles], share: float, now_s: float) -> float | None:
     """The value that `share` of the values of all does not exceed; None when there is none."""
-    counts, *others = [each.counts(now_s) for each in several] or [Counter[int]()]
-    for each in others:
-        counts = counts + each
-    rank, passed = share * (counts.total() - 1), 0
-    for bucket in sorted(counts):
-        passed += counts[bucket]
-        if passed > rank:
-            return 0.0 if bucket == NOTHING else float(BUCKETS.value(bucket))
-    return None
+    merged = DDSketch(RELATIVE_ERROR)
+    for each in several:
+        for sketch in each.sketches(now_s):
+            merged.merge(sketch)
+    found = merged.get_quantile_value(share)
+    return None if found is None else float(found)

@@ -291,9 +291,6 @@ class SloPolicy(_Section):
         default = SloClass(ttft_s=self.slo.ttft_s, tpot_s=self.slo.tpot_s)
         return {DEFAULT_CLASS: default, **self.classes}
 
-    def priority_of(self, slo_class: str) -> int:
-        return self.slo_classes[slo_class].priority
-
     @property
     def dry_run(self) -> bool:
         return self.mode == "dry-run"

@@ -52,7 +52,8 @@ class RecursiveCorrection:
         return Correction(*self._m)
 
     def expected_s(self, parts: Parts) -> float:
-        return sum(m * part for m, part in zip(self._m, parts, strict=True))
+        m0, m1, m2 = self._m
+        return m0 * parts.base_s + m1 * parts.experts_s + m2 * parts.rest_s
 
     def learn(self, steps: Sequence[tuple[Parts, float]]) -> None:
         """Steps of one heartbeat, by their parts and the seconds they took; they fade together."""
@@ -63,13 +64,13 @@ class RecursiveCorrection:
             return
         forget = math.exp(-sum(predicted_s for _, predicted_s, _ in known) / MEMORY_S)
         b0, b1, b2 = (forget * each for each in self._b)
-        m0, m1, m2 = self._m
         # Written out: every step comes by here, and R is symmetric.
         (r00, r01, r02), (_, r11, r12), (_, _, r22) = (
             [forget * each for each in row] for row in self._r
         )
-        for (base_s, experts_s, rest_s), predicted_s, duration_s in known:
-            expected_s = m0 * base_s + m1 * experts_s + m2 * rest_s
+        for parts, predicted_s, duration_s in known:
+            base_s, experts_s, rest_s = parts
+            expected_s = self.expected_s(parts)
             took = min(max(duration_s, expected_s / SURPRISE), expected_s * SURPRISE) / predicted_s
             b0 += took * base_s
             b1 += took * experts_s

@@ -122,12 +122,10 @@ class Estimator:
         says how busy the host is, and would hide whether the model is right.
         """
         # Without counts nobody knows what a step ran.
-        parts_of, now = self._profile.step_time.ran_parts, self._correction.value
+        parts_of = self._profile.step_time.ran_parts
         counted = [(parts_of(step), step.duration_s) for step in steps if step.expert_slots]
-        expected_s = took_s = 0.0
-        for (base_s, experts_s, rest_s), duration_s in counted:
-            expected_s += now.base * base_s + now.experts * experts_s + now.rest * rest_s
-            took_s += duration_s
+        expected_s = sum(self._correction.expected_s(parts) for parts, _ in counted)
+        took_s = sum(duration_s for _, duration_s in counted)
         self._step_time_error.add(abs(expected_s - took_s), took_s, now_s)
         self._correction.learn(counted)
 

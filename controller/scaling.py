@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from controller.config import SloPolicy
-from controller.levels import Level, served_levels
+from controller.levels import served_levels
 from controller.profiles import Profile
 from controller.signals import Correction, Load, ReplicaWish
 
@@ -156,12 +156,11 @@ class Scaling:
             return Demand(0.0, 0.0)
         if load.prompt_tokens is None or load.output_tokens is None:
             return None
-        return Demand(
-            rate_rps * self._request_s(self._full, load) / self._settings.utilisation,
-            rate_rps * self._request_s(self._floor, load) / self._settings.utilisation,
-        )
-
-    def _request_s(self, level: Level, load: Load) -> float:
         model = self._profile.step_time.corrected(load.correction or Correction())
-        lengths = load.prompt_tokens or 0.0, load.output_tokens or 0.0
-        return model.request_s(level.layers(load.shares), *lengths, self._profile.max_batch_tokens)
+        chunk, shares = self._profile.max_batch_tokens, load.shares
+        full_s, floor_s = (
+            model.request_s(level.layers(shares), load.prompt_tokens, load.output_tokens, chunk)
+            for level in (self._full, self._floor)
+        )
+        rate_rps /= self._settings.utilisation
+        return Demand(rate_rps * full_s, rate_rps * floor_s)

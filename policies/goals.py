@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from controller.config import DEFAULT_CLASS, SloClass, SloPolicy
 from controller.signals import Load
@@ -34,7 +35,7 @@ class Part:
         return (self.tpot_p95_s or 0.0) / self.tpot_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: `classes` is kept
 class Goals:
     """The objectives to plan for, margin already taken off, and the bounds of mean k'."""
 
@@ -62,8 +63,9 @@ class Goals:
             },
         )
 
-    @property
+    @cached_property
     def classes(self) -> Mapping[str, SloClass]:
+        """All of them, that of requests that name none included."""
         return {DEFAULT_CLASS: SloClass(ttft_s=self.ttft_s, tpot_s=self.tpot_s), **self.others}
 
     def parts(self, load: Load) -> list[Part]:

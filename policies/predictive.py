@@ -1,5 +1,6 @@
 """The default policy: the best level under which the profile predicts that the objectives hold."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from controller.config import DEFAULT_CLASS
@@ -35,6 +36,7 @@ class Prediction:
 class Costs:
     """What a level takes under a load, whatever the rate: reckoned once a decision."""
 
+    mean_k: float
     model: StepTime
     plan: tuple[float, ...]
     prompt_s: float
@@ -82,31 +84,31 @@ class Predictive:
         if load.replicas == 0 or load.arrival_rps is None:
             return Budget(load.mean_k, "load unknown: hold")
         model = self._profile.step_time.corrected(load.correction or Correction())
-        parts = self._goals.parts(load)
-        least: tuple[Level, Prediction] | None = None
+        parts, shares = self._goals.parts(load), load.shares
+        least: tuple[Costs, Prediction] | None = None
         for level in self._best_first:
-            costs = self._costs(model, level, load, parts)
+            costs = self._costs(model, level, load, parts, shares)
             prediction = self._predict(costs, load, parts, load.arrival_rps)
-            if prediction.strain <= 1 and self._lasts(costs, level, load, parts):
-                return self._budget(level, load, "best rung that holds", prediction)
+            if prediction.strain <= 1 and self._lasts(costs, load, parts):
+                return self._budget(costs, load, "best rung that holds", prediction)
             if least is None or prediction.strain < least[1].strain:
-                least = level, prediction
+                least = costs, prediction
         assert least is not None
         return self._budget(least[0], load, "overload: no rung holds", least[1])
 
-    def _budget(self, level: Level, load: Load, why: str, prediction: Prediction) -> Budget:
+    def _budget(self, costs: Costs, load: Load, why: str, prediction: Prediction) -> Budget:
         part = prediction.part
         name = f"class {part.name}, " if load.classes.keys() - {DEFAULT_CLASS} else ""
-        goals, mean_k = self._goals, level.mean_k(load.shares)
+        goals = self._goals
         return Budget(
-            min(max(mean_k, goals.floor), goals.ceiling),  # shares are rounded
+            min(max(costs.mean_k, goals.floor), goals.ceiling),  # shares are rounded
             f"{why}: {name}TTFT {prediction.ttft_s:.3f}/{part.ttft_s:.3f} s, "
             f"TPOT {prediction.tpot_s:.3f}/{part.tpot_s:.3f} s, use {prediction.utilisation:.2f}",
         )
 
-    def _lasts(self, costs: Costs, level: Level, load: Load, parts: list[Part]) -> bool:
+    def _lasts(self, costs: Costs, load: Load, parts: list[Part]) -> bool:
         """Only a climb is questioned; on a throttled GPU the model is not trusted with one."""
-        if level.mean_k(load.shares) <= load.mean_k + SAME_K:
+        if costs.mean_k <= load.mean_k + SAME_K:
             return True
         expected_rps = max(load.arrival_rps or 0.0, load.arrival_rps_sustained or 0.0)
         upper_rps = max(expected_rps, load.arrival_rps_upper or 0.0)
@@ -115,10 +117,18 @@ class Predictive:
         holds = max(expected.strain, at_most.strain) <= 1
         return holds and expected.utilisation <= CLIMB_UTILISATION and not load.gpu_throttled
 
-    def _costs(self, model: StepTime, level: Level, load: Load, parts: list[Part]) -> Costs:
-        plan, chunk = level.layers(load.shares), self._profile.max_batch_tokens
+    def _costs(
+        self,
+        model: StepTime,
+        level: Level,
+        load: Load,
+        parts: list[Part],
+        shares: Mapping[str, float],
+    ) -> Costs:
+        plan, chunk = level.layers(shares), self._profile.max_batch_tokens
         prompt, output = load.prompt_tokens or 0.0, load.output_tokens or 0.0
         return Costs(
+            level.mean_k(shares),
             model,
             plan,
             model.prompt_s(plan, prompt, chunk),
@@ -126,13 +136,7 @@ class Predictive:
             [drain_s(model, plan, load, chunk, part.worst_waiting_tokens) for part in parts],
         )
 
-    def _predict(
-        self,
-        costs: Costs,
-        load: Load,
-        parts: list[Part],
-        rate_rps: float,
-    ) -> Prediction:
+    def _predict(self, costs: Costs, load: Load, parts: list[Part], rate_rps: float) -> Prediction:
         chunk = self._profile.max_batch_tokens
         use = rate_rps / load.replicas * costs.request_s
         prefill = min(chunk, max(load.worst_waiting_tokens or 0, chunk * use))

@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from controller.admission import Admission, Refusal
+from controller.admission import WATCH_S, Admission, Refusal
 from controller.config import SloPolicy
 from controller.profiles import Profile
 from controller.signals import Correction, Plan
 from controller.telemetry import Telemetry
 from runtime.streams import Streams
 
-WATCH_S = 0.05  # a shed request leaves at most so late
 logger = logging.getLogger("ray.serve")
 
 

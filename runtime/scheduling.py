@@ -5,6 +5,7 @@ Orders transformers' continuous batching. Knows ranks, not SLO classes.
 
 from collections.abc import Callable
 from functools import partial
+from itertools import groupby
 from typing import NamedTuple
 
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
@@ -53,16 +54,19 @@ class RankedScheduler(FIFOScheduler):
 
     def _preempt(self, token_budget: int) -> None:
         everyone = [*self.active_requests.values(), *self.waiting_requests.values()]
-        for state in sorted(everyone, key=self._order):
-            victims = self._below(state)
+        for priority, states in groupby(sorted(everyone, key=self._order), key=self._priority):
+            victims = self._below(priority)
             if not victims:
                 return  # nor is there anyone below the rest
-            while victims and not self._has_room(state, token_budget):
-                self._reset(victims.pop())
+            for state in states:
+                while victims and not self._has_room(state, token_budget):
+                    self._reset(victims.pop())
 
-    def _below(self, state: RequestState) -> list[RequestState]:
+    def _priority(self, state: RequestState) -> int:
+        return self.rank_of(state.request_id).priority
+
+    def _below(self, priority: int) -> list[RequestState]:
         """Those of lower priority that hold some of the cache, the least worth keeping last."""
-        priority = self.rank_of(state.request_id).priority
         lower = [
             each
             for name, each in self.active_requests.items()

@@ -151,7 +151,6 @@ class Cluster:
                 took_s=took_s,
             )
         )
-
         if len(self.records) == len(self._requests):
             self._events.stop()
 

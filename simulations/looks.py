@@ -6,9 +6,8 @@ Knows no queue.
 from collections.abc import Callable
 from math import floor
 
+from controller.admission import WATCH_S
 from simulations.events import Events, Order
-
-WATCH_S = 0.05
 
 
 class Looks:

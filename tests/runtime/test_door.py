@@ -91,18 +91,18 @@ def test_it_looks_for_itself_once_started() -> None:
 
 def test_a_look_that_fails_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        replica, looks = Replica(), iter([True])
-        again = asyncio.Event()
+        replica, looks, again = Replica(), [], asyncio.Event()
 
-        def look(_now_s: float) -> None:
-            if next(looks, None) is None:
-                again.set()
-            else:
+        def look(now_s: float) -> None:
+            looks.append(now_s)
+            if len(looks) == 1:
                 raise RuntimeError("the first one fails")
+            again.set()
 
         monkeypatch.setattr(replica.door, "look", look)
         replica.door.start()
         await asyncio.wait_for(again.wait(), timeout=30)
         replica.door.stop()
+        assert len(looks) == 2
 
     asyncio.run(main())
