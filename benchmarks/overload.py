@@ -129,9 +129,10 @@ def by_priority(slo_policy: SloPolicy) -> Mix:
 
     A ValueError where no two classes differ in priority.
     """
-    names = sorted(slo_policy.slo_classes, key=slo_policy.priority_of)
+    classes = slo_policy.slo_classes
+    names = sorted(classes, key=lambda name: classes[name].priority)
     last, first = names[0], names[-1]
-    if slo_policy.priority_of(first) == slo_policy.priority_of(last):
+    if classes[first].priority == classes[last].priority:
         raise ValueError("the policy has no two classes of different priority: give their shares")
     return {first: HIGH_SHARE, last: 1 - HIGH_SHARE}
 
