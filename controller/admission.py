@@ -74,9 +74,7 @@ class Admission:
         plan: Plan,
         correction: Correction,
     ) -> Refusal | None:
-        """None: take it. A prompt of unknown length counts as 0: whoever is refused at that would
-        be at any length.
-        """
+        """None: take it. Whoever is refused with a short prompt would be with any longer one."""
         queue = queues.get(slo_class, Queue())
         ahead = self._ahead(slo_class, queues)
         room = self._room(slo_class, queues, ahead, correction)

@@ -7,7 +7,7 @@ loop.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from controller.admission import WATCH_S, Admission, Refusal
@@ -51,16 +51,24 @@ class Door:
         if self._task is not None:
             self._task.cancel()
 
-    def knock(self, slo_class: str, prompt_tokens: int, now_s: float) -> Refusal | None:
-        """Of a request that arrives; a refusal is counted. None: come in."""
+    def knock(self, slo_classes: Sequence[str], prompt_tokens: int, now_s: float) -> Refusal | None:
+        """Of a request that arrives, of one of these classes; a refusal is counted. None: come in.
+
+        While it is open of which, it is refused only if it would be in each; then of the first.
+        """
         terms = self._now()
         queues = self._telemetry.queues(now_s)
-        refusal = self._admission.on_arrival(
-            slo_class, prompt_tokens, queues, terms.plan, terms.correction
-        )
-        if refusal:
-            self._telemetry.refused(slo_class)
-        return refusal
+        first: Refusal | None = None
+        for slo_class in slo_classes:
+            refusal = self._admission.on_arrival(
+                slo_class, prompt_tokens, queues, terms.plan, terms.correction
+            )
+            if refusal is None:
+                return None
+            first = first or refusal
+        if first:
+            self._telemetry.refused(slo_classes[0])
+        return first
 
     def look(self, now_s: float) -> None:
         """Watch the queues, and shed."""

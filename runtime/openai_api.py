@@ -4,9 +4,10 @@ Knows neither engine nor Ray. Fields kprime adds live under the one key `kprime`
 """
 
 import hashlib
+import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from controller.admission import Refusal
@@ -132,24 +134,37 @@ def refused(refusal: Refusal) -> ApiError:
     )
 
 
-def class_of(request: Request, body: CompletionRequest, slo_policy: SloPolicy) -> str:
+def class_of(headers: Headers, body: CompletionRequest, slo_policy: SloPolicy) -> str:
     """The SLO class: of the header, the body, the API key, or the default one.
 
     Raises ApiError for a class that the SLO policy does not have. Keys are not checked: one that it
     does not know is of the default class.
     """
-    header = request.headers.get("x-slo-class")
+    header = headers.get("x-slo-class")
     named = body.slo_class if header is None else header
     if named is None:
-        key = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        digest = hashlib.sha256(key.encode()).hexdigest()
-        return slo_policy.api_keys.get(digest, DEFAULT_CLASS) if key else DEFAULT_CLASS
+        return _key_class(headers, slo_policy)
     if named not in slo_policy.slo_classes:
         accepted = ", ".join(slo_policy.slo_classes)
         where = "slo_class" if header is None else "X-SLO-Class"
         message = f"{where}: {named!r} is no SLO class; accepted: {accepted}"
         raise ApiError(400, message, param=where, code="unknown_slo_class")
     return named
+
+
+def possible_classes(headers: Headers, slo_policy: SloPolicy) -> list[str]:
+    """Of which SLO class a request can be by its headers: that of its key first; none is wrong."""
+    named, known = headers.get("x-slo-class"), slo_policy.slo_classes
+    if named is not None:
+        return [named] if named in known else []
+    by_key = _key_class(headers, slo_policy)
+    return [by_key, *(name for name in known if name != by_key)]
+
+
+def _key_class(headers: Headers, slo_policy: SloPolicy) -> str:
+    key = headers.get("authorization", "").removeprefix("Bearer ").strip()
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return slo_policy.api_keys.get(digest, DEFAULT_CLASS) if key else DEFAULT_CLASS
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
@@ -160,22 +175,43 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
+async def server_sent(
+    first: dict[str, object], chunks: AsyncIterator[dict[str, object]]
+) -> AsyncIterator[str]:
+    """Server-sent events as OpenAI sends them. The status line is gone: errors are events too."""
+    try:
+        yield f"data: {json.dumps(first)}\n\n"
+        async for chunk in chunks:
+            yield f"data: {json.dumps(chunk)}\n\n"
+    except ApiError as error:
+        yield f"data: {json.dumps(error.body)}\n\n"
+    yield "data: [DONE]\n\n"
+
+
+def finish_reason(finished: bool, stopped: bool) -> str | None:
+    if not finished:
+        return None
+    return "stop" if stopped else "length"
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body, error.status, headers=error.headers)
+
+
 def install_error_handlers(api: FastAPI) -> None:
     """Every error of the application leaves in OpenAI's shape."""
 
     @api.exception_handler(ApiError)
     async def _known(_request: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body, error.status, headers=error.headers)
+        return error_response(error)
 
     @api.exception_handler(RequestValidationError)
     async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        problem = _validation_problem(error)
-        return JSONResponse(problem.body, problem.status)
+        return error_response(_validation_problem(error))
 
     @api.exception_handler(HTTPException)
     async def _http(_request: Request, error: HTTPException) -> JSONResponse:
-        problem = ApiError(error.status_code, str(error.detail))
-        return JSONResponse(problem.body, problem.status, headers=error.headers)
+        return error_response(ApiError(error.status_code, str(error.detail), headers=error.headers))
 
 
 def _validation_problem(error: RequestValidationError) -> ApiError:

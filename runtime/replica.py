@@ -5,7 +5,6 @@ checks and streams never wait for a step.
 """
 
 import asyncio
-import json
 import logging
 import os
 import time
@@ -19,6 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from ray import serve
 from ray.exceptions import RayError
+from starlette.datastructures import Headers
 from tokenizers.decoders import DecodeStream
 
 from controller.admission import Refusal
@@ -32,6 +32,7 @@ from controller.telemetry import Telemetry
 from runtime import governor
 from runtime.checkpoint import load_checkpoint, load_profile_of, serve_policy
 from runtime.door import Door, Terms
+from runtime.early_refusal import EarlyRefusal
 from runtime.engine import Engine
 from runtime.heartbeat import Heartbeat
 from runtime.machine import same_machine, this_machine
@@ -41,8 +42,11 @@ from runtime.openai_api import (
     CompletionRequest,
     Served,
     class_of,
+    finish_reason,
     install_error_handlers,
+    possible_classes,
     refused,
+    server_sent,
     usage,
 )
 from runtime.prompt import prompt_ids
@@ -53,8 +57,11 @@ from runtime.streams import Streams
 
 logger = logging.getLogger("ray.serve")
 
+LEAST_PROMPT_TOKENS = 1  # what is asked for while the length of a prompt is unknown
+
 api = FastAPI(title="kprime", docs_url=None, redoc_url=None)
 install_error_handlers(api)
+api.add_middleware(EarlyRefusal, refusal_of=lambda headers: _this_replica().turn_away(headers))
 
 
 class Replica:
@@ -162,8 +169,8 @@ class Replica:
         self, http: Request, request: CompletionRequest
     ) -> JSONResponse | StreamingResponse:
         arrived_s = time.monotonic()
-        slo_class = class_of(http, request, self._heartbeat.slo_policy)
-        self._admit(slo_class, 0, arrived_s)  # before its prompt costs anything
+        slo_class = class_of(http.headers, request, self._heartbeat.slo_policy)
+        self._admit(slo_class, LEAST_PROMPT_TOKENS, arrived_s)  # before its prompt costs anything
         prompt = prompt_ids(request, self._checkpoint)
         self._admit(slo_class, len(prompt), arrived_s)
         chunks = self._generate(request, prompt, slo_class, arrived_s)
@@ -171,10 +178,16 @@ class Replica:
             return JSONResponse([chunk async for chunk in chunks][-1])
         # The status line waits for the first token: until then a request may still be refused.
         first = await anext(chunks)
-        return StreamingResponse(_server_sent(first, chunks), media_type="text/event-stream")
+        return StreamingResponse(server_sent(first, chunks), media_type="text/event-stream")
+
+    def turn_away(self, headers: Headers) -> ApiError | None:
+        """Of a completion whose body is not read yet; None where it may be taken."""
+        slo_classes = possible_classes(headers, self._heartbeat.slo_policy)
+        refusal = self._door.knock(slo_classes, LEAST_PROMPT_TOKENS, time.monotonic())
+        return refused(refusal) if refusal else None
 
     def _admit(self, slo_class: str, prompt_tokens: int, now_s: float) -> None:
-        if refusal := self._door.knock(slo_class, prompt_tokens, now_s):
+        if refusal := self._door.knock([slo_class], prompt_tokens, now_s):
             raise refused(refusal)
 
     async def _generate(
@@ -215,7 +228,7 @@ class Replica:
                 piece = "".join(step or "" for step in steps)
                 text += piece
                 now = served.add(emission.plan, slo_class, len(emission.tokens))
-                reason = _finish_reason(finished, len(tokens) < len(emission.tokens))
+                reason = finish_reason(finished, len(tokens) < len(emission.tokens))
                 if request.stream:
                     yield completion.body(piece, reason, now, None)
             total = usage(len(prompt), served.num_tokens)
@@ -257,23 +270,10 @@ class Replica:
             await asyncio.to_thread(self._engine.stop)
 
 
-async def _server_sent(
-    first: dict[str, object], chunks: AsyncIterator[dict[str, object]]
-) -> AsyncIterator[str]:
-    """Server-sent events as OpenAI sends them. The status line is gone: errors are events too."""
-    try:
-        yield f"data: {json.dumps(first)}\n\n"
-        async for chunk in chunks:
-            yield f"data: {json.dumps(chunk)}\n\n"
-    except ApiError as error:
-        yield f"data: {json.dumps(error.body)}\n\n"
-    yield "data: [DONE]\n\n"
-
-
-def _finish_reason(finished: bool, stopped: bool) -> str | None:
-    if not finished:
-        return None
-    return "stop" if stopped else "length"
+def _this_replica() -> Replica:
+    replica = serve.get_replica_context().servable_object
+    assert isinstance(replica, Replica)
+    return replica
 
 
 def _governor() -> ray.actor.ActorHandle:

@@ -37,11 +37,28 @@ def fixed(**admission: object) -> SloPolicy:
 def test_a_refusal_is_told_and_counted() -> None:
     async def main() -> None:
         replica = Replica()
-        assert replica.door.knock("default", 100, 0.0) is None
+        assert replica.door.knock(["default"], 100, 0.0) is None
         replica.telemetry.arrived("x", "default", 1100, 5, 0.0)
-        refusal = replica.door.knock("default", 100, 0.0)
+        refusal = replica.door.knock(["default"], 100, 0.0)
         assert refusal is not None and "first token is 1.08 s away" in refusal.reason
         assert replica.counts() == (1, 1, 0)
+
+    asyncio.run(main())
+
+
+def test_while_its_class_is_open_a_request_is_refused_only_if_each_would_refuse_it() -> None:
+    async def main() -> None:
+        replica = Replica()
+        replica.slo_policy = slo_policy(
+            policy={"name": "fixed", "k": 8}, classes={"batch": {"ttft_s": 9.0, "tpot_s": 0.5}}
+        )
+        replica.telemetry.arrived("x", "default", 1100, 5, 0.0)
+        assert replica.door.knock(["default", "batch"], 1, 0.0) is None
+        assert replica.counts() == (1, 0, 0)
+        replica.telemetry.arrived("y", "default", 11000, 5, 0.0)
+        assert replica.door.knock(["default", "batch"], 1, 0.0) is not None
+        assert replica.counts() == (2, 1, 0)
+        assert replica.door.knock([], 1, 0.0) is None
 
     asyncio.run(main())
 
@@ -67,9 +84,9 @@ def test_a_new_slo_policy_is_followed_at_once() -> None:
     async def main() -> None:
         replica = Replica()
         replica.telemetry.arrived("x", "default", 100, 5, 0.0)
-        assert replica.door.knock("default", 100, 0.0) is None
+        assert replica.door.knock(["default"], 100, 0.0) is None
         replica.slo_policy = fixed(max_waiting=1, standing_s=3.0)
-        refusal = replica.door.knock("default", 100, 0.0)
+        refusal = replica.door.knock(["default"], 100, 0.0)
         assert refusal is not None and refusal.queue_full
         assert replica.telemetry.standing_s == 3.0
 

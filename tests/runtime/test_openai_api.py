@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 from fastapi import FastAPI, Request
+from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 
 from controller.admission import Refusal
@@ -16,6 +17,7 @@ from runtime.openai_api import (
     Served,
     class_of,
     install_error_handlers,
+    possible_classes,
     refused,
     usage,
 )
@@ -45,7 +47,7 @@ def client() -> TestClient:
 
     @api.post("/class")
     async def slo_class(http: Request, request: CompletionRequest) -> str:
-        return class_of(http, request, CLASSES)
+        return class_of(http.headers, request, CLASSES)
 
     @api.post("/refused/{queue_full}")
     async def refuse(queue_full: bool) -> None:
@@ -298,3 +300,18 @@ def test_a_refused_request_hears_when_to_come_back(client: TestClient) -> None:
     assert (full.status_code, full.headers["retry-after"]) == (429, "2")
     assert full.json()["error"]["type"] == "rate_limit_error"
     assert full.json()["error"]["code"] == "queue_full"
+
+
+@pytest.mark.parametrize(
+    ("headers", "possible"),
+    [
+        ({"x-slo-class": "gold"}, ["gold"]),
+        ({"x-slo-class": "gold", "authorization": f"Bearer {SECRET}"}, ["gold"]),
+        ({"x-slo-class": "silver"}, []),  # to be told so by the application
+        ({"authorization": f"Bearer {SECRET}"}, ["batch", "default", "gold"]),
+        ({}, ["default", "gold", "batch"]),  # the body may still name one
+    ],
+)
+def test_headers_leave_these_classes_open(headers: dict[str, str], possible: list[str]) -> None:
+    found = possible_classes(Headers(headers), CLASSES)
+    assert found[:1] == possible[:1] and sorted(found) == sorted(possible)
