@@ -10,7 +10,7 @@ from rich.table import Table
 from commands.stage import Run
 from controller.config import SloPolicy
 from controller.profiles import Profile
-from simulations.html_report import Rows, write_page
+from simulations.html_report import Picture, Rows, write_page
 from simulations.schedule import burst_end_s, peak_rps
 from simulations.timeline import recovery_s
 
@@ -103,10 +103,11 @@ def report(console: Console, result: dict[str, Any], html: Path, picture: Path) 
         title="kprime: one burst, served twice",
         summary=f"SLO attainment {_number(arms['static-full']['attainment'])} at full k', "
         f"{_number(arms['kprime']['attainment'])} under the controller.",
-        tables=[Rows("", ["", *arms], rows)],
+        parts=[
+            Rows("", ["", *arms], rows),
+            Picture(picture, "Load, time to first token, queue and k' over time"),
+        ],
         facts=facts,
-        picture=picture,
-        picture_shows="Load, time to first token, queue and k' over time",
     )
 
 

@@ -36,21 +36,24 @@ def profile(
 
 
 def _write_html(html: Path, file: Path, profile: "Profile") -> None:
-    from simulations.html_report import write_page
+    from simulations.html_report import Picture, write_page
     from simulations.profile_plots import draw
 
     rungs, headroom = profile.rungs, profile.headroom
     with TemporaryDirectory() as folder:
         picture = Path(folder) / "profile.png"
         draw(profile, picture)
+        ladder, *others = tables(profile)
         write_page(
             html,
             title=f"Profile of {file.resolve().parent.name}",
             summary=f"{len(rungs)} rungs from k' = {rungs[0].mean_k:g} to {rungs[-1].mean_k:g}; "
             f"the cheapest keeps {rungs[0].quality:.3f} of full k' ({profile.full_k}) at "
             f"{headroom.prefill:.2f} times its speed in prefill, {headroom.decode:.2f} in decode.",
-            tables=tables(profile),
+            parts=[
+                ladder,
+                Picture(picture, "The ladder, headroom, losses of layers and decode steps"),
+                *others,
+            ],
             facts=facts(profile),
-            picture=picture,
-            picture_shows="The ladder, headroom, losses of layers and decode steps",
         )

@@ -1,13 +1,13 @@
 """One page that shows what it was given, as text, and fetches nothing."""
 
 import base64
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from simulations.html_report import Rows, write_page
+from simulations.html_report import Bold, Picture, Rows, write_page
+from tests.simulations.html_page import Page
 
 PICTURE = b"\x89PNG\r\n\x1a\nnot really"
 ARMS = Rows(
@@ -16,42 +16,22 @@ ARMS = Rows(
 SCRIPT = "<script>alert('&\"')</script>"
 
 
-class Page(HTMLParser):
-    """The text of a page by element, and every attribute."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.texts: dict[str, list[str]] = {}
-        self.attributes: dict[str, list[str | None]] = {}
-        self._open: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._open.append(tag)
-        for name, value in attrs:
-            self.attributes.setdefault(name, []).append(value)
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._open.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if data.strip():
-            self.texts.setdefault(self._open[-1], []).append(data.strip())
-
-
 def written(folder: Path, **changes: Any) -> str:  # noqa: ANN401  (any part of the page)
     content: dict[str, Any] = {
         "title": "One burst",
         "summary": "Twice served.",
-        "tables": [ARMS, Rows("Rungs", ["k'"], [["4"]])],
+        "parts": [ARMS, picture(folder), Rows("Rungs", ["k'"], [["4"]])],
         "facts": {"Trace": "a real one"},
-        "picture_shows": "Load",
     }
-    page, picture = folder / "page.html", folder / "picture.png"
-    picture.write_bytes(PICTURE)
-    write_page(page, picture=picture, **(content | changes))
+    page = folder / "page.html"
+    write_page(page, **(content | changes))
     return page.read_text(encoding="utf-8")
+
+
+def picture(folder: Path, shows: str = "Load", title: str = "", caption: str = "") -> Picture:
+    file = folder / "picture.png"
+    file.write_bytes(PICTURE)
+    return Picture(file, shows, title, caption)
 
 
 def test_shows_title_summary_tables_and_facts(tmp_path: Path) -> None:
@@ -62,6 +42,25 @@ def test_shows_title_summary_tables_and_facts(tmp_path: Path) -> None:
     assert texts["td"] == ["attainment", "0.5", "1", "mean k'", "8", "3.25", "4"]
     assert texts["h2"] == ["Rungs", "How it was measured"]
     assert (texts["dt"], texts["dd"]) == (["Trace"], ["a real one"])
+
+
+def test_parts_come_in_the_order_given(tmp_path: Path) -> None:
+    parts = ["Before.", ARMS, picture(tmp_path, "Load", "By load", "Grey: arrivals."), "After."]
+    page = Page(written(tmp_path, parts=parts))
+    assert page.texts["p"] == ["Twice served.", "Before.", "After."]
+    assert page.texts["h2"] == ["By load", "How it was measured"]
+    assert page.texts["figcaption"] == ["Grey: arrivals."]
+    assert page.attributes["alt"] == ["Load"]
+
+
+def test_the_facts_may_have_another_title(tmp_path: Path) -> None:
+    texts = Page(written(tmp_path, facts_title="What was held fixed")).texts
+    assert texts["h2"] == ["Rungs", "What was held fixed"]
+
+
+def test_a_cell_to_look_at_first_is_bold(tmp_path: Path) -> None:
+    texts = Page(written(tmp_path, parts=[Rows("", [], [["ladder", Bold("best")]])])).texts
+    assert (texts["td"], texts["strong"]) == (["ladder"], ["best"])
 
 
 def test_holds_the_picture_itself(tmp_path: Path) -> None:
@@ -85,8 +84,10 @@ def test_fetches_nothing(tmp_path: Path) -> None:
         ({"title": SCRIPT}, "h1"),
         ({"title": SCRIPT}, "title"),
         ({"summary": SCRIPT}, "p"),
-        ({"tables": [Rows("", [SCRIPT], [])]}, "th"),
-        ({"tables": [Rows("", [], [[SCRIPT]])]}, "td"),
+        ({"parts": [SCRIPT]}, "p"),
+        ({"parts": [Rows("", [SCRIPT], [])]}, "th"),
+        ({"parts": [Rows("", [], [[SCRIPT]])]}, "td"),
+        ({"parts": [Rows("", [], [[Bold(SCRIPT)]])]}, "strong"),
         ({"facts": {SCRIPT: ""}}, "dt"),
         ({"facts": {"": SCRIPT}}, "dd"),
     ],
@@ -96,13 +97,16 @@ def test_whatever_it_is_given_stays_text(
 ) -> None:
     html = written(tmp_path, **changes)
     assert "<script" not in html
-    assert Page(html).texts[element] == [SCRIPT]
+    assert SCRIPT in Page(html).texts[element]
 
 
-def test_the_title_of_a_table_stays_text(tmp_path: Path) -> None:
-    html = written(tmp_path, tables=[Rows("", [], []), Rows(SCRIPT, [], [])])
+def test_titles_and_what_is_said_of_a_picture_stay_text(tmp_path: Path) -> None:
+    shown = picture(tmp_path, SCRIPT, SCRIPT, SCRIPT)
+    html = written(tmp_path, parts=[Rows(SCRIPT, [], []), shown], facts_title=SCRIPT)
     assert "<script" not in html
-    assert Page(html).texts["h2"] == [SCRIPT, "How it was measured"]
+    page = Page(html)
+    assert page.texts["h2"] == [SCRIPT] * 3
+    assert page.texts["figcaption"] == page.attributes["alt"] == [SCRIPT]
 
 
 def test_letters_beyond_ascii_survive(tmp_path: Path) -> None:

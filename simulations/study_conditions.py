@@ -1,0 +1,88 @@
+"""What all arms of a study had in common, as facts by name."""
+
+from controller.config import SloPolicy
+from controller.profiles import Profile
+from controller.signals import Correction
+from simulations.arms import ADMISSION_ONLY
+from simulations.faults import Fault, ReplicaLost, Silence
+from simulations.settings import Settings
+from simulations.study import Study
+
+
+def conditions(study: Study) -> dict[str, str]:
+    scenario = study.scenario
+    profile, slo_policy, settings = scenario.profile, scenario.slo_policy, scenario.settings
+    seeds = ", ".join(map(str, scenario.schedules))
+    counts = sorted({len(requests) for requests in scenario.schedules.values()})
+    requests = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
+    load = "" if scenario.load is None else f"{scenario.load:g} times the capacity at full k', "
+    return {
+        "Load": f"{scenario.name}: {load}{requests} requests; open loop, virtual time",
+        "Seeds": f"{seeds}; of one seed every arm has the same schedule and the same draws",
+        "Profile": f"checkpoint {profile.checkpoint_sha256[:12]}, {profile.engine}; "
+        f"{profile.machine}; {profile.calibrated}",
+        "Objectives": _objectives(slo_policy),
+        "Bounds of k'": f"{slo_policy.experts.floor} to {slo_policy.experts.ceiling}",
+        "Admission": _admission(slo_policy, ADMISSION_ONLY in study.runs),
+        "Cadence": f"decided every {slo_policy.cadence.tick_s:g} s on heartbeats of every "
+        f"{slo_policy.cadence.heartbeat_s:g} s; stale after {slo_policy.cadence.stale_s:g} s, "
+        f"leases of {slo_policy.cadence.lease_s:g} s",
+        "Guard": f"k' raised {slo_policy.guard.dwell_s:g} s after a change at the earliest, and by "
+        f"{slo_policy.guard.tolerance:g} at least",
+        "Replicas": _replicas(settings),
+        "Delays": f"network {1000 * settings.network_s:g} ms, a new plan "
+        f"{1000 * settings.actuation_s:g} ms and the step that runs, start of a replica "
+        f"{settings.start_up_s:g} s",
+        "Step times": _step_times(profile, settings),
+        "Faults": "; ".join(map(_fault, settings.faults)) or "none",
+    }
+
+
+def _objectives(slo_policy: SloPolicy) -> str:
+    classes = (
+        f"{name}: TTFT {slo.ttft_s:g} s, TPOT {slo.tpot_s:g} s"
+        for name, slo in slo_policy.slo_classes.items()
+    )
+    return f"{'; '.join(classes)}; planned for {slo_policy.slo.margin:.0%} of them"
+
+
+def _admission(slo_policy: SloPolicy, with_admission_only: bool) -> str:
+    admission = slo_policy.admission
+    late = {"refuse": "refused", "serve": "served late"}[admission.late]
+    but = f"; {ADMISSION_ONLY} refuses it" if with_admission_only and late != "refused" else ""
+    return (
+        f"at most {admission.max_waiting} waiting requests of a class on a replica; what cannot "
+        f"meet its TTFT any more is {late}{but}; shed from a queue that has stood for "
+        f"{admission.standing_s:g} s"
+    )
+
+
+def _replicas(settings: Settings) -> str:
+    low, high = settings.bounds
+    follows = f" at the start, then by load {low} to {high}" if settings.scales else ""
+    return f"{settings.replicas}{follows}; each with a cache of {settings.cache_tokens:,} tokens"
+
+
+def _step_times(profile: Profile, settings: Settings) -> str:
+    noise, actual = settings.noise, settings.actual
+    text = f"by the profile, off by {profile.fit.mape_held_out:.1%} in the mean as its fit is"
+    if noise is not None:
+        text = (
+            f"by the profile, with noise of sigma {noise.sigma:g}, of one step's and the next "
+            f"one's the correlation {noise.correlation:g}"
+        )
+    if actual == Correction():
+        return text
+    return (
+        f"{text}; what the controller does not know: the fixed part takes {actual.base:g} times as "
+        f"long, experts {actual.experts:g} times, the rest {actual.rest:g} times"
+    )
+
+
+def _fault(fault: Fault) -> str:
+    if isinstance(fault, ReplicaLost):
+        return f"replica {fault.replica} lost at {fault.at_s:g} s"
+    whose = "every replica" if fault.replica is None else f"replica {fault.replica}"
+    what = "unheard" if isinstance(fault, Silence) else f"steps take {fault.factor:g} times as long"
+    until = "the end" if fault.until_s == float("inf") else f"{fault.until_s:g} s"
+    return f"{whose}: {what} from {fault.from_s:g} s to {until}"
