@@ -17,15 +17,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from commands.exits import BAD_INPUT, FAILED, bad_input, check_outputs, read_text, stop
+from commands.schedules import at_rate, describe, mix_of
 from controller.config import DEFAULT_CLASS, SloClass
 from simulations.load import LoadError, replay
-from simulations.mix import Mix, parse_mix, require_known, with_classes
+from simulations.mix import Mix, require_known, with_classes
 from simulations.mooncake import write_mooncake
 from simulations.prompts import Prompts
 from simulations.results import Record, summarise, write_records
-from simulations.schedule import Requests, cut, fit_lengths, mean_lengths, scale_rate
+from simulations.schedule import Requests, cut, fit_lengths, mean_lengths
 from simulations.synthetic import read_load
-from simulations.traces import Trace
 
 CHECKPOINT = Path("checkpoints/prose-52m")
 LATENESS_SHARE = 0.05  # of the TTFT objective; sends later than that spoil the measurement
@@ -103,7 +103,7 @@ def load(
         stop("Missing option '--url': a server, such as http://127.0.0.1:8000", BAD_INPUT)
     elif not url.startswith(("http://", "https://")):
         stop(f"--url {url}: expected http://HOST:PORT", BAD_INPUT)
-    mix = _mix(slo_class)
+    mix = mix_of(slo_class)
     slo_classes = _slo_classes(policy_file, ttft_slo, tpot_slo, mix)
     prompts = _prompts(text, tokenizer)
     with bad_input("--trace"):
@@ -118,10 +118,10 @@ def load(
             stop("--load and --rate both set the rate: give one", BAD_INPUT)
         rate = load * full_rps
     if rate is not None:
-        requests = _at_rate(requests, read, start, duration, rate, seed)
+        requests = at_rate(requests, read, start, duration, rate, seed)
     if mix:
         requests = with_classes(requests, mix, seed)
-    _describe(console, read, requests, length_factor)
+    describe(console, read, requests, length_factor)
     if trace_file is not None:
         write_mooncake(trace_file, requests)
         console.print(f"wrote {trace_file} and sent nothing")
@@ -150,13 +150,6 @@ def _refuse_unwritten(options: Mapping[str, object]) -> None:
             f"--write-trace sends nothing, and the file has no classes: leave out {given[0]}",
             BAD_INPUT,
         )
-
-
-def _mix(slo_class: str | None) -> Mix | None:
-    if slo_class is None:
-        return None
-    with bad_input("--slo-class"):
-        return parse_mix(slo_class)
 
 
 def _slo_classes(
@@ -202,31 +195,6 @@ def _capacity_rps(
     with bad_input("--profile"):
         profile = load_profile(profile_file)
     return full_rate(profile, *mean_lengths(requests), replicas)
-
-
-def _at_rate(
-    requests: Requests,
-    trace: Trace,
-    start_s: float,
-    duration_s: float | None,
-    rate_rps: float,
-    seed: int,
-) -> Requests:
-    rest_s = trace.requests[-1].arrival_s - start_s
-    span_s = rest_s if duration_s is None else min(duration_s, rest_s)
-    with bad_input(f"--rate {rate_rps:g}"):
-        return scale_rate(requests, rate_rps * span_s / len(requests), seed)
-
-
-def _describe(console: Console, trace: Trace, requests: Requests, length_factor: float) -> None:
-    dropped = ", ".join(f"{count} with {reason}" for reason, count in trace.dropped.items())
-    console.print(
-        f"{trace.name}: {len(trace.requests)} requests; rows left out: {dropped or 'none'}"
-    )
-    console.print(
-        f"schedule: {len(requests)} requests over {requests[-1].arrival_s:.1f} s; "
-        f"lengths scaled by {length_factor:.4g}"
-    )
 
 
 def _run(

@@ -12,6 +12,7 @@ from commands.policy import policy_app
 from commands.profiles import profile
 from commands.replay import replay
 from commands.serve import serve
+from commands.simulate import simulate
 from commands.status import status
 from commands.train import train
 
@@ -29,6 +30,7 @@ COMMANDS = (
     check,
     inspect,
     load,
+    simulate,
     replay,
     evaluate,
     calibrate,

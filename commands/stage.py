@@ -166,7 +166,7 @@ class Stage:
     def _rate(self, slo_policy: SloPolicy, requests: Requests) -> float:
         """Under a policy that holds k' still."""
         self._adopt(slo_policy)
-        with self._console.status(f"measuring capacity at k' = {slo_policy.policy.k}"):
+        with self._console.status(f"measuring capacity at k' = {slo_policy.policy.k:g}"):
             return asyncio.run(
                 capacity(
                     self._cluster.url,

@@ -14,6 +14,7 @@ from controller.problems import PolicyError, problems_of, refusal
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NumExperts = Annotated[int, Field(ge=1)]
+MeanK = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 NumWaiting = Annotated[int, Field(ge=1)]
 Late = Literal["refuse", "serve"]
 ClassName = Annotated[
@@ -80,16 +81,17 @@ class PolicyChoice(_Section):
     name: PolicyName = Field(
         description="who chooses k': predictive, ladder, fixed, aimd, gradient, pid, slackfit or lp"
     )
-    k: NumExperts | None = Field(
-        default=None, description="the constant k' of fixed, within floor..ceiling"
+    k: MeanK | None = Field(
+        default=None,
+        description="the constant k' of fixed, in the mean of layers, within floor..ceiling",
     )
 
     @field_validator("k")
     @classmethod
-    def _only_fixed_takes_k(cls, k: int | None, info: ValidationInfo) -> int | None:
+    def _only_fixed_takes_k(cls, k: float | None, info: ValidationInfo) -> float | None:
         name = info.data.get("name")
         if name == "fixed" and k is None:
-            raise refusal("should be the k' to hold, an integer within floor..ceiling")
+            raise refusal("should be the k' to hold, within floor..ceiling")
         if name not in ("fixed", None) and k is not None:
             raise refusal("should be left out: only the policy named fixed takes k")
         return k
@@ -130,7 +132,7 @@ class Admission(_Section):
 
 class Guard(_Section):
     dwell_s: Seconds = Field(
-        default=1.0, description="least time between a change and a following raise of k', seconds"
+        default=0.4, description="least time between a change and a following raise of k', seconds"
     )
     tolerance: float = Field(
         default=0.25,

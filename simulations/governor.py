@@ -100,5 +100,6 @@ class TickJournal:
                 step_time_error=load.step_time_error,
                 class_k={name: plan.mean_k_of(name) for name in plan.class_k},
                 class_waiting={name: each.waiting_requests for name, each in load.classes.items()},
+                correction=load.correction,
             )
         )

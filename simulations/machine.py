@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import pi, sqrt
+from math import exp, pi, sqrt
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from controller.config import SloPolicy
 from controller.profiles import Profile
 from simulations.events import Events
 from simulations.faults import Faults
-from simulations.settings import Settings
+from simulations.settings import Noise, Settings
 from simulations.step_cost import StepCost
 
 NOISE_STREAM = 3  # draws of their own, beside those of `simulations.mix` and `simulations.arrivals`
@@ -27,13 +27,19 @@ class Machine:
     faults: Faults
     seed: int
 
-    def noise(self, number: int, life: int) -> Iterator[float]:
-        """Factors of a replica's step times for ever: lognormal, of mean 1, as far off as the fit.
-
-        The mean error of a lognormal factor is about sigma * sqrt(2 / pi). Every replica draws from
-        a stream of its own, so that arms have the draws in common.
+    def factors(self, number: int, life: int) -> Iterator[float]:
+        """Of a replica's step times, for ever. Every replica draws from a stream of its own, so
+        that arms have the draws in common.
         """
-        sigma = self.profile.fit.mape_held_out * sqrt(pi / 2)
+        noise = self.settings.noise or self._noise_of_fit()
         rng = np.random.default_rng([self.seed, NOISE_STREAM, number, life])
+        fresh = noise.sigma * sqrt(1 - noise.correlation**2)
+        mean, last = -(noise.sigma**2) / 2, noise.sigma * float(rng.standard_normal())
         while True:
-            yield from rng.lognormal(-(sigma**2) / 2, sigma, NUM_DRAWN).tolist()
+            for draw in rng.standard_normal(NUM_DRAWN).tolist():
+                yield exp(mean + last)
+                last = noise.correlation * last + fresh * draw
+
+    def _noise_of_fit(self) -> Noise:
+        """The mean error of a lognormal factor is about sigma * sqrt(2 / pi)."""
+        return Noise(self.profile.fit.mape_held_out * sqrt(pi / 2))

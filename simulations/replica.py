@@ -56,8 +56,8 @@ class Replica:
             max_batch_tokens=machine.profile.max_batch_tokens,
             cache_tokens=machine.settings.cache_tokens,
         )
-        self._noise = machine.noise(number, life)
-        self._factor = next(self._noise)  # of the next step
+        self._factors = machine.factors(number, life)
+        self._factor = next(self._factors)  # of the next step
         self._running: tuple[Batch, Step] | None = None
         self._cancelled: list[Job] = []  # leave between two steps
         self._next: tuple[Plan, Act | None] | None = None  # comes between two steps, and then
@@ -131,7 +131,7 @@ class Replica:
             self._running = batch, self._step(batch.work, self._experts(batch))
         else:
             return None
-        self._factor = next(self._noise)
+        self._factor = next(self._factors)
         return self._events.now_s + self._running[1].duration_s
 
     def _experts(self, batch: Batch) -> Experts:
@@ -163,7 +163,7 @@ class Replica:
             if not self._events.skip_to(self._events.now_s + step.duration_s):
                 break
             self._telemetry.stepped(step, {})
-            self._factor = next(self._noise)
+            self._factor = next(self._factors)
             num_steps += 1
             keys += size
             step = self._step(Work(0, size, 0, keys), experts)

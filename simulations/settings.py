@@ -1,8 +1,29 @@
 """What a simulated cluster is like. Knows neither load nor policy."""
 
 from dataclasses import dataclass
+from math import inf
 
+from controller.signals import Correction
 from simulations.faults import Fault, ReplicaLost
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """A factor of every step's time, lognormal of mean 1; its logarithm is autoregressive.
+
+    Steps beside other work have neighbours that are as slow as they are: what a replica shares its
+    cores with runs longer than a step (docs/log.md).
+    """
+
+    sigma: float  # of the logarithm
+    correlation: float = 0.0  # of one step's with the next one's
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.sigma < inf and 0 <= self.correlation < 1):
+            raise ValueError(
+                f"noise of sigma {self.sigma:g} and correlation {self.correlation:g}: expected 0 "
+                "or more, and 0 to below 1"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +39,9 @@ class Settings:
     network_s: float = 0.002  # of a heartbeat, and of an answer that brings no new plan
     actuation_s: float = 0.02  # from a new plan to a replica; then it waits for the running step
     cache_tokens: int = 65_536  # keys and values of so many tokens, by replica
+    # How the machine differs from the profile, which the controller goes by all the same.
+    actual: Correction = Correction()
+    noise: Noise | None = None  # None: as far off as the profile's fit
     faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:

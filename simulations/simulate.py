@@ -43,7 +43,7 @@ def simulate(
         events=Events(),
         slo_policy=slo_policy,
         profile=profile,
-        cost=StepCost(profile.step_time),
+        cost=StepCost(profile.step_time.corrected(settings.actual)),
         settings=settings,
         faults=Faults(settings.faults),
         seed=seed,

@@ -130,7 +130,7 @@ def read_load(text: str, seed: int = 0) -> Trace:
 
 
 def _synthetic(text: str, name: str, rest: str, seed: int) -> Trace:
-    texts = _split(rest)
+    texts = split_keys(rest)
     process = texts.get("arrivals", "poisson") if name in SHAPES else name
     if process not in PROCESSES:
         raise ValueError(f"arrivals={process} is not a process")
@@ -151,7 +151,7 @@ def _synthetic(text: str, name: str, rest: str, seed: int) -> Trace:
     return Trace(text, requests, {}, sorted_input=True, sha256=_sha256(requests))
 
 
-def _split(rest: str) -> dict[str, str]:
+def split_keys(rest: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     for part in rest.split(",") if rest.strip() else ():
         key, equals, value = (piece.strip() for piece in part.partition("="))

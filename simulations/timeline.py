@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from controller.signals import Correction
+
 SETTLED_S = 2.0
 
 
@@ -23,6 +25,7 @@ class Tick:
     step_time_error: float | None = None  # of the last minute
     class_k: Mapping[str, float] = field(default_factory=dict)  # mean k' of those that have one
     class_waiting: Mapping[str, int] = field(default_factory=dict)
+    correction: Correction | None = None  # of the profile's step times, as lately found
 
     def of(self, slo_class: str) -> "Tick":
         """As that class had it; its queue is unknown where no replica spoke of it."""
@@ -55,9 +58,14 @@ def read_ticks(lines: Iterable[str], start_s: float, end_s: float) -> list[Tick]
                         name: each["waiting_requests"]
                         for name, each in load.get("classes", {}).items()
                     },
+                    correction=_correction(load.get("correction")),
                 )
             )
     return ticks
+
+
+def _correction(factors: Mapping[str, float] | None) -> Correction | None:
+    return None if factors is None else Correction(**factors)
 
 
 def _mean(k: Sequence[int]) -> float:

@@ -17,6 +17,7 @@ COMMANDS = [
     "check",
     "inspect",
     "load",
+    "simulate",
     "replay",
     "evaluate",
     "calibrate",
