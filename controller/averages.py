@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from ddsketch import DDSketch
 
@@ -102,17 +103,19 @@ class RecentQuantiles:
     """Quantiles of the values of the last `span_s` seconds, to the second, each within 1 %.
 
     A DDSketch a second (Masson et al., VLDB 2019), merged when asked: the cost of asking does not
-    grow with the number of values.
+    grow with the number of values. Seconds that are over are merged once.
     """
 
     def __init__(self, span_s: float) -> None:
         self._span_s = span_s
         self._seconds: deque[tuple[float, DDSketch]] = deque()
+        self._over: DDSketch | None = None  # all but the last of them together; None: to be merged
 
     def add(self, value: float, now_s: float) -> None:
         second = math.floor(now_s)
         if not self._seconds or self._seconds[-1][0] != second:
             self._seconds.append((second, DDSketch(RELATIVE_ERROR)))
+            self._over = None
         self._seconds[-1][1].add(value)
 
     def quantile(self, share: float, now_s: float) -> float | None:
@@ -120,9 +123,18 @@ class RecentQuantiles:
         return quantile_of([self], share, now_s)
 
     def sketches(self, now_s: float) -> Iterator[DDSketch]:
+        """Few whose values together are all."""
         while self._seconds and self._seconds[0][0] < now_s - self._span_s:
             self._seconds.popleft()
-        yield from (sketch for _, sketch in self._seconds)
+            self._over = None
+        if not self._seconds:
+            return
+        if self._over is None:
+            self._over = DDSketch(RELATIVE_ERROR)
+            for _, sketch in islice(self._seconds, len(self._seconds) - 1):
+                self._over.merge(sketch)
+        yield self._over
+        yield self._seconds[-1][1]
 
 
 def quantile_of(several: Iterable[RecentQuantiles], share: float, now_s: float) -> float | None:
