@@ -13,7 +13,8 @@ import numpy as np
 from simulations.traces import Request, Trace
 
 BISECTIONS = 20
-JITTER_S = 0.5  # of a copied request: apart enough not to double every burst, inside its second
+SHIFT_S = 10.0  # at most, of a copy
+SHIFT_STREAM = 5  # draws of their own, as in `simulations.machine`
 
 Requests = tuple[Request, ...]
 
@@ -36,25 +37,43 @@ def cut(trace: Trace, start_s: float = 0.0, duration_s: float | None = None) -> 
 
 
 def scale_rate(requests: Sequence[Request], factor: float, seed: int) -> Requests:
-    """Keeps each request `factor` times on average: bursts stay where they are and as long.
+    """Keeps each request `factor` times on average: slow bursts stay where they are and as long.
 
-    Copies beyond the first are moved by up to half a second. With one seed, a higher factor keeps
-    every request that a lower one keeps.
+    What is above 1 is copies of the whole, each shifted by up to ten seconds. Copies of one request
+    that came within a second would make every second a burst: the variance of counts over their
+    mean, which is 1 of users who know nothing of each other, would grow with the factor
+    (docs/log.md). With one seed, a higher factor keeps every request that a lower one keeps.
     """
     if not (isfinite(factor) and factor > 0):
         raise ValueError(f"rate factor {factor:g}: expected a number above 0")
     if factor == 1:
         return tuple(requests)
     whole = floor(factor)
-    rng = np.random.default_rng(seed)
-    extra = rng.random(len(requests)) < factor - whole
-    scaled: list[Request] = []
-    for request, one_more in zip(requests, extra, strict=True):
-        for copy in range(whole + int(one_more)):
-            scaled.append(_jittered(request, rng) if copy else request)
+    part = np.random.default_rng(seed).random(len(requests)) < factor - whole
+    thinned = [request for request, is_kept in zip(requests, part, strict=True) if is_kept]
+    scaled = [
+        request
+        for copy in range(whole + 1)
+        for request in _shifted(requests if copy < whole else thinned, copy, seed)
+    ]
     if not scaled:
         raise ValueError(f"rate factor {factor:g}: none of {len(requests)} requests is left")
     return tuple(sorted(scaled, key=lambda request: request.arrival_s))
+
+
+def _shifted(requests: Sequence[Request], copy: int, seed: int) -> Iterator[Request]:
+    """The first copy stays. What would leave the span is mirrored at its end: no load is lost, and
+    none is heaped up.
+    """
+    if copy == 0:
+        yield from requests
+        return
+    shift_s = float(np.random.default_rng([seed, SHIFT_STREAM, copy]).uniform(-SHIFT_S, SHIFT_S))
+    last_s = requests[-1].arrival_s if requests else 0.0
+    for request in requests:
+        there_and_back_s = abs(request.arrival_s + shift_s) % (2 * last_s) if last_s else 0.0
+        arrival_s = min(there_and_back_s, 2 * last_s - there_and_back_s)
+        yield replace(request, arrival_s=arrival_s)
 
 
 def scale_to_peak(
@@ -73,11 +92,6 @@ def scale_to_peak(
             too_high = False
         low, high = (low, factor) if too_high else (factor, high)
     return scale_rate(requests, low, seed), low
-
-
-def _jittered(request: Request, rng: np.random.Generator) -> Request:
-    arrival_s = request.arrival_s + float(rng.uniform(-JITTER_S, JITTER_S))
-    return replace(request, arrival_s=max(0.0, arrival_s))
 
 
 def fit_lengths(requests: Sequence[Request], context_tokens: int) -> tuple[Requests, float]:
