@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from commands.exits import BAD_INPUT, bad_input, check_outputs, stop
+from commands.exits import BAD_INPUT, FAILED, bad_input, check_outputs, clean_up_on_signals, stop
 from commands.schedules import at_rate, describe, mix_of
 from simulations.mix import Mix, require_known, with_classes
 from simulations.schedule import Requests, cut, fit_lengths, mean_lengths
@@ -172,16 +172,20 @@ def simulate(
     scenario = Scenario(read.name, load, schedules, slo_policy, served, settings)
     load_text = _load_text(scenario)
     console.print(load_text)
-    with _bar(console) as progress, _writer(requests_file) as write:
-        bar = progress.add_task("runs", total=None)
-        study = run(
-            scenario,
-            names,
-            processes or os.cpu_count() or 1,
-            on_done=write,
-            on_step=lambda done, runs: progress.update(bar, completed=done, total=runs),
-            every_outcome=requests_file is not None,
-        )
+    clean_up_on_signals()  # or the workers of a killed command would go on
+    try:
+        with _bar(console) as progress, _writer(requests_file) as write:
+            bar = progress.add_task("runs", total=None)
+            study = run(
+                scenario,
+                names,
+                processes or os.cpu_count() or 1,
+                on_done=write,
+                on_step=lambda done, runs: progress.update(bar, completed=done, total=runs),
+                every_outcome=requests_file is not None,
+            )
+    except KeyboardInterrupt:
+        stop("interrupted", FAILED)
     figures = summary(study)
     show(console, study, figures)
     if json_file:

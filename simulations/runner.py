@@ -149,7 +149,10 @@ def _results(scenario: Scenario, tasks: Sequence[Task], processes: int) -> Itera
         return
     # Spawned: a fork would take the threads of a progress bar for its own.
     with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (scenario,)) as pool:
-        yield from pool.map(_result_here, tasks)
+        try:
+            yield from pool.map(_result_here, tasks)
+        finally:  # of an interrupted study no further run begins
+            pool.shutdown(cancel_futures=True)
 
 
 def _begin(scenario: Scenario) -> None:
