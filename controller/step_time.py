@@ -110,23 +110,21 @@ class StepTime(Strict):
         """A step of so many requests that decode."""
         return self.step_s(plan, Work(0, batch, 0, batch * context_tokens))
 
-    def decode_token_s(self, plan: Sequence[float], context_tokens: float) -> float:
-        """What one more decoding request adds to a step, where about a dozen decode already."""
-        twice, once = (
-            self.decode_s(plan, context_tokens, batch)
-            for batch in (2 * REFERENCE_BATCH, REFERENCE_BATCH)
-        )
-        return (twice - once) / REFERENCE_BATCH
-
     def request_s(
         self, plan: Sequence[float], prompt_tokens: float, output_tokens: float, chunk_tokens: int
     ) -> float:
-        """Engine time that one more request takes of a busy engine: its prompt in full chunks, and
-        what it adds to the steps of those that decode.
+        """Engine time that a request takes of a saturated engine, whose steps are full: with prompt
+        and decoding tokens side by side, as many of each as requests have.
+
+        An engine with time to spare runs smaller steps, in which a token costs more.
         """
-        context = prompt_tokens + output_tokens / 2
-        prompt_s = self.prompt_s(plan, prompt_tokens, chunk_tokens)
-        return prompt_s + output_tokens * self.decode_token_s(plan, context)
+        tokens = prompt_tokens + output_tokens
+        if not tokens:
+            return 0.0
+        prefill = chunk_tokens * prompt_tokens / tokens
+        decode = chunk_tokens - prefill
+        keys = prefill * (prompt_tokens + 1) / 2, decode * (prompt_tokens + output_tokens / 2)
+        return tokens / chunk_tokens * self.step_s(plan, Work(prefill, decode, *keys))
 
     def experts_s(self, slots: Sequence[float], distinct: Sequence[float]) -> float:
         """Of a step's experts: token-expert pairs and T, by layer."""

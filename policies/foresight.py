@@ -9,9 +9,11 @@ from controller.step_time import StepTime
 def drain_s(
     model: StepTime, plan: Sequence[float], load: Load, chunk_tokens: int, waiting_tokens: int
 ) -> float:
-    """How long a backlog of so many tokens takes, at the plan's prompt rate."""
-    length = load.prompt_tokens or chunk_tokens  # of the prompts that wait
-    return waiting_tokens / length * model.prompt_s(plan, length, chunk_tokens)
+    """How long a backlog of so many tokens takes: each step has room for what is left beside a
+    replica's running requests.
+    """
+    room = max(1.0, chunk_tokens - (load.running_requests or 0) / load.replicas)
+    return waiting_tokens / room * step_s(model, plan, load, chunk_tokens, room)
 
 
 def step_s(

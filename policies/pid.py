@@ -18,11 +18,12 @@ class Pid:
         e  = 1 - max(TTFT / objective, TPOT p95 / objective)
         I <- I + Ki e dt
 
-    D(rung) is how long the longest backlog of a replica takes at that rung's prompt rate, by the
-    corrected profile. TTFT is p95 or the oldest wait, whichever is longer: the wait is a TTFT that
-    is not over. Their ff takes the floor's time for next to nothing, and a low rung's is not. They
-    mix in a tenth of the last u, by periods and not by seconds: left out. So is their D (0.1): p95
-    of a window moves in jumps, whose derivative is noise, and what it would foresee is in ff.
+    D(rung) is how long the longest backlog of a replica takes at that rung, beside its running
+    requests, by the corrected profile. TTFT is p95 or the oldest wait, whichever is longer: the
+    wait is a TTFT that is not over. Their ff takes the floor's time for next to nothing, and a low
+    rung's is not. They mix in a tenth of the last u, by periods and not by seconds: left out. So is
+    their D (0.1): p95 of a window moves in jumps, whose derivative is noise, and what it would
+    foresee is in ff.
 
     Anti-windup, conditional integration: at a limit, I does not take what would push beyond it.
     Bumpless: switched on, or after more than 5 s without a decision (a replica's lease: k' may have

@@ -11,9 +11,8 @@ from controller.step_time import StepTime
 from policies.foresight import drain_s, step_s
 from policies.goals import Goals, Part
 
-HORIZON_S = 2.0  # the expected rate is taken to last for so long
-ROOM = 0.6  # of a TTFT objective: how long a queue may come to be by then
-CLIMB_UTILISATION = 0.9  # a level above the present one must leave the engine this much idle
+HORIZON_S = 4.0  # the expected rate is taken to last for so long
+ROOM = 0.7  # of a TTFT objective: how long a queue may come to be by then
 SAME_K = 1e-6
 
 
@@ -53,25 +52,27 @@ class Predictive:
     prompt(p) for a prompt, request(p, o) for a request and step(prefill, decode) for a step:
 
         utilisation  u = a / R * request(p, o)
-        drain        D = B * prompt(p) / p
+        drain        D = B / (C - running / R) * step(C - running / R, running / R)
         TTFT = max(D, (D + (u - 1) * horizon) / room) + prompt(p)
         TPOT = step(min(C, max(B, u * C)), running / R)
 
     A prefilled token reads p / 2 keys, a decoding request p + o / 2. The backlog tells what has
-    arrived, the rate only where it goes. A queue may take up the whole objective where it is, but
-    must not be heading for more than its room: at the edge every fluctuation would cost the lowest
-    rung. How long the oldest has waited is not asked: that is past, and what a cut would do for it
-    is little (docs/log.md).
+    arrived, the rate of the next four seconds (`controller.forecast`) where it goes. A queue may
+    take up the whole objective where it is, but must not be heading for more than its room: at the
+    edge every fluctuation would cost the lowest rung. Of an idle engine that is proportional
+    control: u may pass 1 by room * objective / horizon, and comes back to it as the queue grows;
+    what the rate does from second to second moves it little. How long the oldest has waited is not
+    asked: that is past, and what a cut would do for it is little (docs/log.md).
 
     A class waits for those of its priority and above: its u and its B are theirs together. A level
     is a rung for every class (`controller.levels`); its plan is their mean, by their shares of the
     tokens.
 
     Quiet: every level holds, the best is taken. Entering load: the first level that holds for every
-    class, from the top, at the rate expected of the next second. Leaving load: a level above the
-    present one must also hold, and leave room, at the rate expected of the next four seconds, and
-    hold at the rate that they exceed one time in ten (`controller.forecast`), or the climb would
-    not last. Overload: no level holds; the least strained is taken, and the reason says so.
+    class, from the top. Leaving load: a level above the present one must also hold, with the whole
+    objective for its room, at the rate that the next four seconds exceed one time in ten, or the
+    climb would not last. Overload: no level holds; the least strained is taken, and the reason says
+    so.
     """
 
     def __init__(self, profile: Profile, goals: Goals) -> None:
@@ -85,11 +86,13 @@ class Predictive:
             return Budget(load.mean_k, "load unknown: hold")
         model = self._profile.step_time.corrected(load.correction or Correction())
         parts, shares = self._goals.parts(load), load.shares
+        lasting_rps = load.arrival_rps_sustained
+        expected_rps = load.arrival_rps if lasting_rps is None else lasting_rps
         least: tuple[Costs, Prediction] | None = None
         for level in self._best_first:
             costs = self._costs(model, level, load, parts, shares)
-            prediction = self._predict(costs, load, parts, load.arrival_rps)
-            if prediction.strain <= 1 and self._lasts(costs, load, parts):
+            prediction = self._predict(costs, load, parts, expected_rps, ROOM)
+            if prediction.strain <= 1 and self._lasts(costs, load, parts, expected_rps):
                 return self._budget(costs, load, "best rung that holds", prediction)
             if least is None or prediction.strain < least[1].strain:
                 least = costs, prediction
@@ -106,16 +109,13 @@ class Predictive:
             f"TPOT {prediction.tpot_s:.3f}/{part.tpot_s:.3f} s, use {prediction.utilisation:.2f}",
         )
 
-    def _lasts(self, costs: Costs, load: Load, parts: list[Part]) -> bool:
+    def _lasts(self, costs: Costs, load: Load, parts: list[Part], expected_rps: float) -> bool:
         """Only a climb is questioned; on a throttled GPU the model is not trusted with one."""
         if costs.mean_k <= load.mean_k + SAME_K:
             return True
-        expected_rps = max(load.arrival_rps or 0.0, load.arrival_rps_sustained or 0.0)
-        upper_rps = max(expected_rps, load.arrival_rps_upper or 0.0)
-        expected = self._predict(costs, load, parts, expected_rps)
-        at_most = self._predict(costs, load, parts, upper_rps)
-        holds = max(expected.strain, at_most.strain) <= 1
-        return holds and expected.utilisation <= CLIMB_UTILISATION and not load.gpu_throttled
+        at_most_rps = max(expected_rps, load.arrival_rps_upper or 0.0)
+        at_most = self._predict(costs, load, parts, at_most_rps, 1.0)
+        return at_most.strain <= 1 and not load.gpu_throttled
 
     def _costs(
         self,
@@ -136,14 +136,16 @@ class Predictive:
             [drain_s(model, plan, load, chunk, part.worst_waiting_tokens) for part in parts],
         )
 
-    def _predict(self, costs: Costs, load: Load, parts: list[Part], rate_rps: float) -> Prediction:
+    def _predict(
+        self, costs: Costs, load: Load, parts: list[Part], rate_rps: float, room: float
+    ) -> Prediction:
         chunk = self._profile.max_batch_tokens
         use = rate_rps / load.replicas * costs.request_s
         prefill = min(chunk, max(load.worst_waiting_tokens or 0, chunk * use))
         tpot_s = step_s(costs.model, costs.plan, load, chunk, prefill)
         predictions = []
         for part, drained_s in zip(parts, costs.drains_s, strict=True):
-            later_s = (drained_s + (part.share * use - 1.0) * HORIZON_S) / ROOM
+            later_s = (drained_s + (part.share * use - 1.0) * HORIZON_S) / room
             ttft_s = max(drained_s, later_s) + costs.prompt_s
             predictions.append(Prediction(part, ttft_s, tpot_s, use))
         return max(predictions, key=lambda each: each.strain)

@@ -16,9 +16,10 @@ class SlackFit:
         the highest rung with    drain <= slack
                              and step <= TPOT objective, while requests decode
 
-    drain is how long the longest backlog of a replica takes at the rung's prompt rate; step is the
-    engine's next one, with what it takes of the backlog and the running requests of a replica, both
-    by the corrected profile. No rung fits: the lowest ("slack below the lowest bucket").
+    drain is how long the longest backlog of a replica takes at the rung, beside its running
+    requests; step is the engine's next one, with what it takes of the backlog and the same
+    requests, both by the corrected profile. No rung fits: the lowest ("slack below the lowest
+    bucket").
 
     Theirs, as recalled (there is no public code to hold this against), sorts pairs of subnet and
     batch into buckets of equal width by latency, and takes from the bucket just below the slack the

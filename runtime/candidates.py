@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from controller.ladder import Choice, best_plans, within
-from controller.step_time import REFERENCE_BATCH, StepTime
+from controller.step_time import StepTime
 from runtime.measurements import Plan
 from runtime.ways import ALONE, Losses
 
@@ -61,15 +61,11 @@ class Candidates:
             yield None, self.between(k, next_k)
 
     def _layer_s(self, layer: int, k: int) -> float:
-        """What a layer adds to the reference request: in chunks, and to steps that decode."""
-        chunks = REFERENCE_PROMPT_TOKENS / self._chunk
-        twice, once = (
-            self.model.layer_s(layer, k, batch) for batch in (2 * REFERENCE_BATCH, REFERENCE_BATCH)
-        )
-        decode_s = (twice - once) / REFERENCE_BATCH
-        return (
-            chunks * self.model.layer_s(layer, k, self._chunk) + REFERENCE_OUTPUT_TOKENS * decode_s
-        )
+        """What a layer adds to the reference request: its share of full steps, as many as that
+        request fills.
+        """
+        steps = (REFERENCE_PROMPT_TOKENS + REFERENCE_OUTPUT_TOKENS) / self._chunk
+        return steps * self.model.layer_s(layer, k, self._chunk)
 
     def _units_of(self, k: int) -> int:
         return sum(units[k] for units in self._units)

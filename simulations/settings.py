@@ -1,6 +1,6 @@
 """What a simulated cluster is like. Knows neither load nor policy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 from controller.signals import Correction
@@ -40,7 +40,7 @@ class Settings:
     actuation_s: float = 0.02  # from a new plan to a replica; then it waits for the running step
     cache_tokens: int = 65_536  # keys and values of so many tokens, by replica
     # How the machine differs from the profile, which the controller goes by all the same.
-    actual: Correction = Correction()
+    actual: Correction = field(default_factory=Correction)
     noise: Noise | None = None  # None: as far off as the profile's fit
     faults: tuple[Fault, ...] = ()
 

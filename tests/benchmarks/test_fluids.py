@@ -19,8 +19,8 @@ def material(floor: int = 1, ceiling: int = 8) -> Material:
 
 def test_the_ends_are_as_measured_and_the_profile_says_what_lies_between() -> None:
     rungs = Rungs.measured(material(), Capacity(full_rps=10.0, floor_rps=20.0))
-    # A request takes 21, 32, 54 and 98 ms by the profile, and 50 to 100 ms as measured.
-    request_s = [0.05 + 0.05 * (each - 21) / 77 for each in (21, 32, 54, 98)]
+    # A request takes 22, 33, 55 and 99 ms by the profile, and 50 to 100 ms as measured.
+    request_s = [0.05 + 0.05 * (each - 22) / 77 for each in (22, 33, 55, 99)]
     assert 1 / rungs.rates_C == pytest.approx(request_s)
     assert rungs.qualities_C.tolist() == [0.6, 0.8, 0.9, 1.0]
 

@@ -42,7 +42,7 @@ def test_a_minimal_policy_gets_the_defaults() -> None:
     assert (policy.slo.ttft_s, policy.slo.tpot_s, policy.slo.margin) == (1.0, 0.1, 0.8)
     assert (policy.experts.floor, policy.experts.ceiling) == (1, 8)
     assert policy.policy.k is None
-    assert policy.guard == Guard(dwell_s=1.0, tolerance=0.25, step_time_error=0.25)
+    assert policy.guard == Guard(dwell_s=0.4, tolerance=0.25, step_time_error=0.25)
     assert policy.replicas == Replicas(
         utilisation=0.8, up_at=0.5, up_after_s=15.0, down_after_s=300.0
     )
@@ -61,6 +61,12 @@ def test_an_integer_is_taken_for_a_duration() -> None:
 def test_a_fixed_policy_holds_its_k() -> None:
     policy = parse_policy(changed("policy", {"name": "fixed", "k": 4}))
     assert (policy.policy.name, policy.policy.k) == ("fixed", 4)
+
+
+def test_the_k_of_a_fixed_policy_may_be_a_mean_of_layers() -> None:
+    assert parse_policy(changed("policy", {"name": "fixed", "k": 6.75})).policy.k == 6.75
+    below = problems(changed("policy", {"name": "fixed", "k": 0.5}))
+    assert below == {"policy.k": "should be greater than or equal to 1, given 0.5"}
 
 
 @pytest.mark.parametrize("name", ["ladder", "aimd", "gradient", "pid", "slackfit", "lp"])
@@ -130,10 +136,10 @@ def test_a_ceiling_below_the_floor_is_refused() -> None:
 
 
 def test_a_fixed_policy_needs_a_k_within_bounds() -> None:
-    accepted = "should be the k' to hold, an integer within floor..ceiling, given nothing"
+    accepted = "should be the k' to hold, within floor..ceiling, given nothing"
     assert problems(changed("policy.name", "fixed")) == {"policy.k": accepted}
     outside = problems(changed("policy", {"name": "fixed", "k": 9}))
-    assert outside == {"policy.k": "should be within floor..ceiling (1..8), given 9"}
+    assert outside == {"policy.k": "should be within floor..ceiling (1..8), given 9.0"}
 
 
 def test_a_heartbeat_is_compared_with_the_default_lease_and_staleness() -> None:
@@ -178,7 +184,7 @@ def test_all_problems_are_listed_one_a_line() -> None:
         parse_policy(data)
     assert str(caught.value).splitlines() == [
         "slo.ttft_s: should be greater than 0, given -1",
-        "policy.k: should be within floor..ceiling (1..8), given 9",
+        "policy.k: should be within floor..ceiling (1..8), given 9.0",
     ]
 
 

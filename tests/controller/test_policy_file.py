@@ -96,7 +96,7 @@ def test_duplicates_are_listed_beside_other_problems(tmp_path: Path) -> None:
     assert complaints(tmp_path, VALID + "policy: {name: fixed, k: 9}\n") == [
         "8: policy: is given twice, first on line 6",
         "8: policy.name: is given twice, first on line 7",
-        "8: policy.k: should be within floor..ceiling (1..8), given 9",
+        "8: policy.k: should be within floor..ceiling (1..8), given 9.0",
     ]
 
 

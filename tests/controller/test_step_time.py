@@ -117,19 +117,50 @@ def test_requests_that_decode_read_their_context() -> None:
     assert keys_s == approx(0.002)  # 200 keys more
 
 
-def test_a_request_costs_its_prompt_and_what_it_adds_to_the_steps_that_decode() -> None:
+def test_a_request_costs_as_many_full_steps_as_its_tokens_fill() -> None:
     model = profile().step_time
-    assert model.decode_token_s((8, 8, 8, 8), 100) == approx(0.0008)
-    assert model.request_s((8, 8, 8, 8), 100, 100, 100) == approx(0.17)
-    assert model.request_s((1, 1, 1, 1), 100, 100, 100) == approx(0.03)
-    assert model.request_s((8, 8, 8, 8), 250, 0, 100) == approx(0.225)
+    # Two steps of 100 tokens, of 90 and of 20 ms; then three quarters of one.
+    assert model.request_s((8, 8, 8, 8), 100, 100, 100) == approx(0.18)
+    assert model.request_s((1, 1, 1, 1), 100, 100, 100) == approx(0.04)
+    assert model.request_s((8, 8, 8, 8), 50, 25, 100) == approx(0.0675)
 
 
-def test_one_more_that_decodes_costs_less_where_experts_are_shared() -> None:
-    # Between 8 and 16 requests of k' 1: layers of 4 and 8 experts, nearly all touched already.
-    touched = 4 * (0.75**8 - 0.75**16) + 0.5 * 8 * (0.875**8 - 0.875**16)
-    added_s = 0.1 + 0.01 * touched / 8 + 0.001 * 1.5 + 0.00001 * 100
-    assert MODEL.decode_token_s((1, 1), 100) == approx(added_s)
+def test_a_full_step_has_prompt_and_decoding_tokens_as_requests_have_them() -> None:
+    # 6 tokens fill two steps of 3: 2 of prompts, each of which reads 2.5 keys in the mean (1, 2, 3
+    # or 4), and one that decodes and reads the prompt's 4 keys and half of the answer's 2.
+    experts_s = 0.01 * 2.3125 + 0.001 * 3 + 0.5 * (0.01 * 4.625 + 0.001 * 6)  # as of the step above
+    step_s = 1 + 0.3 + experts_s + 0.0001 * 5 + 0.00001 * 5
+    assert MODEL.request_s((1, 2), 4, 2, 3) == approx(2 * step_s)
+
+
+def test_a_requests_tokens_share_the_experts_of_full_steps() -> None:
+    # 8 tokens at k' 1 touch of layers of 4 and 8 experts nearly all, whatever kind they are of.
+    touched = 4 * (1 - 0.75**8) + 0.5 * 8 * (1 - 0.875**8)
+    step_s = 1 + 0.8 + 0.01 * touched + 0.001 * 8 * 1.5
+    keys_s = 0.0001 * 4 * 2.5 + 0.00001 * 4 * 6
+    assert MODEL.request_s((1, 1), 4, 4, 8) == approx(step_s + keys_s)
+    # A request of a quarter of the tokens pays for a quarter of them.
+    keys_s = 0.0001 * 4 * 1 + 0.00001 * 4 * 1.5
+    assert MODEL.request_s((1, 1), 1, 1, 8) == approx((step_s + keys_s) / 4)
+
+
+def test_a_request_of_a_prompt_alone_costs_its_chunks() -> None:
+    assert profile().step_time.request_s((8, 8, 8, 8), 250, 0, 100) == approx(0.225)
+    # Two chunks of two tokens, whose 10 keys are read in half of either.
+    step_s = MODEL.step_s((1, 2), Work(2, 0, 5, 0))
+    assert MODEL.request_s((1, 2), 4, 0, 2) == approx(2 * step_s)
+    assert MODEL.request_s((1, 2), 4, 0, 2) == approx(MODEL.prompt_s((1, 2), 4, 2))
+
+
+def test_a_request_of_an_answer_alone_costs_its_share_of_steps_that_decode() -> None:
+    # Two steps of 3 requests, which are half done in the mean: 3 keys each.
+    step_s = MODEL.step_s((1, 2), Work(0, 3, 0, 9))
+    assert MODEL.request_s((1, 2), 0, 6, 3) == approx(2 * step_s)
+    assert MODEL.request_s((1, 2), 0, 6, 3) == approx(2 * MODEL.decode_s((1, 2), 3, 3))
+
+
+def test_a_request_of_nothing_costs_nothing() -> None:
+    assert MODEL.request_s((1, 2), 0, 0, 3) == 0.0
 
 
 plans = st.tuples(st.integers(1, 4), st.integers(1, 8))
@@ -166,6 +197,24 @@ def test_more_to_compute_never_gives_a_faster_step(
         work.decode_keys + more.decode_keys,
     )
     assert model.step_s(plan, work) <= model.step_s(plan, larger) * a_little
+
+
+lengths = st.floats(0, 1e4)
+
+
+@settings(deadline=None)
+@given(models, plans, lengths, lengths, lengths, lengths, st.integers(1, 1000))
+def test_a_longer_request_never_costs_less(
+    model: StepTime,
+    plan: tuple[int, int],
+    prompt: float,
+    output: float,
+    more_prompt: float,
+    more_output: float,
+    chunk: int,
+) -> None:
+    longer_s = model.request_s(plan, prompt + more_prompt, output + more_output, chunk)
+    assert model.request_s(plan, prompt, output, chunk) <= longer_s * a_little
 
 
 @settings(deadline=None)

@@ -1,7 +1,7 @@
 """Which mix of rungs serves which demand.
 
-At k' 1, 2, 4 and 8 a request of 100 prompt and 100 output tokens takes 30, 50, 90 and 170 ms of the
-engine, with a quality of 0.6, 0.8, 0.9 and 1. Demand is planned for with 5 % more.
+At k' 1, 2, 4 and 8 a request of 100 prompt and 100 output tokens takes 40, 60, 100 and 180 ms of
+the engine, with a quality of 0.6, 0.8, 0.9 and 1. Demand is planned for with 5 % more.
 """
 
 import json
@@ -29,14 +29,14 @@ def planned(rps: float) -> float:
 
 
 def test_a_demand_between_two_rungs_is_served_by_both() -> None:
-    # 10 a second leave 100 ms each: w = (100 - 90) / (170 - 90) = 1/8 at k' 8, the rest at 4.
-    assert lp().decide(load(arrival_rps=planned(10))) == Budget(
-        pytest.approx(4.5), "12 % at k' 8, else 4: 9.52 requests/s and 5 %, quality 0.912"
+    # 8 a second leave 125 ms each: w = (125 - 100) / (180 - 100) = 5/16 at k' 8, the rest at 4.
+    assert lp().decide(load(arrival_rps=planned(8))) == Budget(
+        pytest.approx(5.25), "31 % at k' 8, else 4: 7.62 requests/s and 5 %, quality 0.931"
     )
-    # 15 a second leave 66.7 ms: w = (66.7 - 50) / (90 - 50) = 5/12 at k' 4, the rest at 2.
-    assert choice(arrival_rps=planned(15)) == pytest.approx(2 + 2 * 5 / 12)
-    # 25 a second leave 40 ms: half at k' 2 and half at 1.
-    assert choice(arrival_rps=planned(25)) == pytest.approx(1.5)
+    # 15 a second leave 66.7 ms: w = (66.7 - 60) / (100 - 60) = 1/6 at k' 4, the rest at 2.
+    assert choice(arrival_rps=planned(15)) == pytest.approx(2 + 2 / 6)
+    # 20 a second leave 50 ms: half at k' 2 and half at 1.
+    assert choice(arrival_rps=planned(20)) == pytest.approx(1.5)
 
 
 def test_a_demand_below_the_best_rungs_capacity_is_served_by_it_alone() -> None:
@@ -48,7 +48,7 @@ def test_a_demand_below_the_best_rungs_capacity_is_served_by_it_alone() -> None:
 
 def test_a_demand_beyond_the_cheapest_rungs_capacity_is_overload() -> None:
     assert lp().decide(load(arrival_rps=40.0)) == Budget(
-        1, "overload: 40.00 requests/s and 5 %, capacity 33.33/s at k' 1"
+        1, "overload: 40.00 requests/s and 5 %, capacity 25.00/s at k' 1"
     )
 
 
@@ -59,24 +59,24 @@ def test_a_rung_below_the_hull_has_no_part_in_the_mix() -> None:
         Profile.model_validate_json(json.dumps(data)),
         Goals(ttft_s=1.0, tpot_s=0.1, floor=1, ceiling=8),
     )
-    # w = (100 - 50) / (170 - 50) = 5/12 at k' 8, quality 0.8 + 0.2 * 5/12
-    reason = policy.decide(load(arrival_rps=planned(10))).reason
-    assert reason.startswith("42 % at k' 8, else 2:") and reason.endswith("quality 0.883")
+    # w = (125 - 60) / (180 - 60) = 13/24 at k' 8, quality 0.8 + 0.2 * 13/24
+    reason = policy.decide(load(arrival_rps=planned(8))).reason
+    assert reason.startswith("54 % at k' 8, else 2:") and reason.endswith("quality 0.908")
 
 
 def test_replicas_share_the_demand() -> None:
-    assert choice(arrival_rps=planned(30), replicas=3) == pytest.approx(4.5)
+    assert choice(arrival_rps=planned(24), replicas=3) == pytest.approx(5.25)
 
 
 def test_the_higher_of_the_fast_and_the_sustained_rate_is_the_demand() -> None:
-    assert choice(arrival_rps=planned(10), arrival_rps_sustained=1.0) == pytest.approx(4.5)
-    assert choice(arrival_rps=1.0, arrival_rps_sustained=planned(10)) == pytest.approx(4.5)
-    assert choice(arrival_rps=planned(10), arrival_rps_sustained=None) == pytest.approx(4.5)
+    assert choice(arrival_rps=planned(8), arrival_rps_sustained=1.0) == pytest.approx(5.25)
+    assert choice(arrival_rps=1.0, arrival_rps_sustained=planned(8)) == pytest.approx(5.25)
+    assert choice(arrival_rps=planned(8), arrival_rps_sustained=None) == pytest.approx(5.25)
 
 
 def test_it_goes_by_the_corrected_profile() -> None:
     twice = Correction(base=2.0, experts=2.0, rest=2.0)
-    assert choice(arrival_rps=planned(5), correction=twice) == pytest.approx(4.5)
+    assert choice(arrival_rps=planned(4), correction=twice) == pytest.approx(5.25)
 
 
 def test_the_queue_counts_for_nothing_as_in_the_original() -> None:

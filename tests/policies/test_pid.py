@@ -1,7 +1,8 @@
 """Feed-forward and PI: who moves k' when, and that nothing winds up or jumps.
 
-The rungs go from 1 to 8, so mean k' is 1 + 7 u. A backlog of 1000 tokens takes 0.2 s at the lowest
-and 0.9 s at the highest; TTFT 1 s and TPOT 0.1 s are to be kept.
+The rungs go from 1 to 8, so mean k' is 1 + 7 u. A backlog of 990 tokens takes ten steps of 99
+beside the one request that runs, 0.2 s at the lowest and 0.9 s at the highest; TTFT 1 s and TPOT
+0.1 s are to be kept.
 """
 
 import pytest
@@ -57,24 +58,25 @@ def test_the_proportional_part_answers_at_once() -> None:
 
 
 def test_a_backlog_is_answered_before_anybody_is_late() -> None:
-    budget = running(8.0, **EASY).decide(load(at_s=0.2, worst_waiting_tokens=2000, **EASY))
-    # 2000 tokens take 0.4 to 1.8 s: ff = (1 - 0.4) / (1.8 - 0.4) = 0.42857; at the hand-over
+    budget = running(8.0, **EASY).decide(load(at_s=0.2, worst_waiting_tokens=1980, **EASY))
+    # 1980 tokens take 0.4 to 1.8 s: ff = (1 - 0.4) / (1.8 - 0.4) = 0.42857; at the hand-over
     # I was 1 - 1 - 0.075, and has grown by 0.1 * 0.5 * 0.2. In all 0.42857 + 0.075 - 0.065.
     assert budget.mean_k == pytest.approx(1 + 7 * 0.438571, abs=1e-4)
     assert budget.reason == (
-        "u 0.439: queue 0.429, P +0.075, I -0.065, strain 0.500, 2000 tokens wait"
+        "u 0.439: queue 0.429, P +0.075, I -0.065, strain 0.500, 1980 tokens wait"
     )
 
 
 def test_the_feed_forward_ends_where_a_rung_is_just_in_time() -> None:
-    for tokens, ahead in ((0, 1), (1111, 1), (1112, 0.999), (4999, 0), (5001, 0), (10**6, 0)):
+    # The highest takes a second for 1100 tokens, the lowest for 4950.
+    for tokens, ahead in ((0, 1), (1099, 1), (1101, 0.999), (4949, 0), (4951, 0), (10**6, 0)):
         reason = pid().decide(load(worst_waiting_tokens=tokens, **EASY)).reason
         assert f"queue {ahead:.3f}," in reason
 
 
 def test_the_feed_forward_goes_by_the_corrected_profile() -> None:
     twice = Correction(base=2.0, experts=2.0, rest=2.0)
-    budget = pid().decide(load(worst_waiting_tokens=1000, correction=twice, **EASY))
+    budget = pid().decide(load(worst_waiting_tokens=990, correction=twice, **EASY))
     assert "queue 0.429" in budget.reason
 
 

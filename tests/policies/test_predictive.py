@@ -1,10 +1,12 @@
 """Which rung is taken under which load.
 
-At k' 1, 2, 4 and 8 a backlog of 1000 tokens takes 0.2, 0.3, 0.5 and 0.9 s, and the engine works
-30, 50, 90 and 170 ms for a request of 100 prompt and 100 output tokens.
+At k' 1, 2, 4 and 8 a full step of 100 tokens takes 20, 30, 50 and 90 ms. A backlog of 1000 tokens
+takes ten of them where nobody decodes, a request of 100 prompt and 100 output tokens two: 40, 60,
+100 and 180 ms.
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -18,9 +20,9 @@ from tests.fakes import Running, load, profile, profile_data, slo_policy
 SMALL_LAYER = {"num_experts": 16, "size": 1 / 16, "spread": 1.0}
 
 
-def predictive(*, floor: float = 1, ceiling: float = 8) -> Running:
+def predictive(*, floor: float = 1, ceiling: float = 8, ttft_s: float = 1.0) -> Running:
     """The ceiling runs at first."""
-    policy = Predictive(profile(), Goals(ttft_s=1.0, tpot_s=0.1, floor=floor, ceiling=ceiling))
+    policy = Predictive(profile(), Goals(ttft_s=ttft_s, tpot_s=0.1, floor=floor, ceiling=ceiling))
     return Running(policy, ceiling)
 
 
@@ -54,11 +56,33 @@ def test_what_the_oldest_has_waited_is_past_and_costs_no_experts() -> None:
 
 
 def test_a_queue_must_not_be_heading_for_more_than_its_room() -> None:
-    """A backlog of 0.36 s at k' 8 that grows by 0.2 s in two seconds comes to 0.56 of 0.6 s."""
+    """0.7 of what the prompt's 0.09 s leave of a second: 0.637 s. A backlog of 0.36 s at k' 8 comes
+    in four seconds to 0.36 + 4 (0.18 * 5.9 - 1) = 0.608 s, and with 6 a second to 0.68 s.
+    """
     heading = {"worst_waiting_tokens": 400}
-    assert first_choice(load(**heading, arrival_rps=6.3)) == 8
-    assert first_choice(load(**heading, arrival_rps=6.5)) == 4
-    assert first_choice(load(**heading, arrival_rps=1.0)) == 8
+    assert first_choice(load(**heading, arrival_rps_sustained=5.9)) == 8
+    assert first_choice(load(**heading, arrival_rps_sustained=6.0)) == 4
+    assert first_choice(load(**heading, arrival_rps_sustained=1.0)) == 8
+
+
+def test_an_idle_engine_may_be_driven_above_its_capacity_by_the_room_over_the_horizon() -> None:
+    # 1 + 0.7 * (1 - 0.09) / 4 = 1.159 of what k' 8 can take: 6.44 requests a second.
+    budget = predictive().decide(load(arrival_rps_sustained=6.4))
+    # (1.152 - 1) * 4 / 0.7 + 0.09 = 0.959 s
+    expected = "best rung that holds: TTFT 0.959/1.000 s, TPOT 0.090/0.100 s, use 1.15"
+    assert (budget.mean_k, budget.reason) == (8, expected)
+    assert first_choice(load(arrival_rps_sustained=6.5)) == 4
+    # With two seconds to wait, 1 + 0.7 * (2 - 0.09) / 4 = 1.334: 7.41 a second.
+    patient = predictive(ttft_s=2.0)
+    assert patient.decide(load(arrival_rps_sustained=7.4)).mean_k == 8
+    assert patient.decide(load(arrival_rps_sustained=7.5)).mean_k == 4
+
+
+def test_with_a_queue_that_takes_up_the_room_only_what_the_engine_can_take_is_left() -> None:
+    """0.63 of 0.637 s: the other 7 ms in four seconds are 0.2 % of 5.56 requests a second."""
+    full = {"worst_waiting_tokens": 700}
+    assert first_choice(load(**full, arrival_rps_sustained=5.5)) == 8
+    assert first_choice(load(**full, arrival_rps_sustained=5.6)) == 4
 
 
 def test_many_decoding_requests_take_the_best_rung_that_keeps_their_pace() -> None:
@@ -74,12 +98,28 @@ def test_a_backlog_fills_the_steps_that_decode() -> None:
 
 
 def test_a_higher_arrival_rate_takes_a_lower_rung() -> None:
-    choices = [first_choice(load(arrival_rps=rps)) for rps in (5, 12, 25, 50)]
-    assert choices == [8, 4, 2, 1]
+    # They take up to 1.159, 1.166, 1.170 and 1.171 of 5.6, 10, 16.7 and 25 a second.
+    rates = (6.4, 6.5, 11.6, 11.7, 19.4, 19.5, 29.2, 50.0)
+    choices = [first_choice(load(arrival_rps_sustained=rps)) for rps in rates]
+    assert choices == [8, 4, 4, 2, 2, 1, 1, 1]
+
+
+def test_the_rate_of_the_next_four_seconds_counts_and_not_that_of_the_next() -> None:
+    assert first_choice(load(arrival_rps=50.0, arrival_rps_sustained=5.0)) == 8
+    assert first_choice(load(arrival_rps=1.0, arrival_rps_sustained=10.0)) == 4
+    assert first_choice(load(arrival_rps=50.0, arrival_rps_sustained=0.0)) == 8
+
+
+def test_the_next_seconds_rate_counts_while_that_of_the_next_four_is_unknown() -> None:
+    unknown = {"arrival_rps_sustained": None}
+    assert first_choice(load(**unknown, arrival_rps=6.4)) == 8
+    assert first_choice(load(**unknown, arrival_rps=6.5)) == 4
+    assert "use 0.18" in predictive().decide(load(**unknown, arrival_rps=1.0)).reason
 
 
 def test_replicas_share_the_arrivals() -> None:
-    assert first_choice(load(arrival_rps=15, replicas=3)) == 8
+    assert first_choice(load(arrival_rps_sustained=18.0, replicas=3)) == 8
+    assert first_choice(load(arrival_rps_sustained=18.0)) == 2
 
 
 def test_overload_takes_the_floor_and_says_so() -> None:
@@ -99,21 +139,42 @@ def test_a_climb_is_refused_while_the_sustained_rate_would_overload() -> None:
     assert policy.decide(load(**lull, arrival_rps_sustained=3.0)).mean_k == 8
 
 
-def test_a_climb_has_to_leave_the_engine_some_rest() -> None:
+def at_four() -> Running:
+    """A backlog has brought k' 4, and is gone."""
     policy = predictive()
-    policy.decide(load(worst_waiting_tokens=1800))
-    rates = {"arrival_rps": 5.6, "arrival_rps_sustained": 1.0}  # 95 % at k' 8
-    assert policy.decide(load(**rates)).mean_k == 4
-    assert predictive().decide(load(**rates)).mean_k == 8  # but who is there may stay
+    assert policy.decide(load(worst_waiting_tokens=1800)).mean_k == 4
+    return policy
 
 
-def test_a_climb_has_to_hold_for_two_seconds_of_more_than_is_expected() -> None:
-    """At k' 8 an engine takes 5.9 requests a second; 4.5 keep it 76 % busy."""
+def test_a_climb_need_not_leave_the_engine_any_rest() -> None:
+    assert at_four().decide(load(arrival_rps_sustained=6.4)).mean_k == 8  # 115 %
+    assert at_four().decide(load(arrival_rps_sustained=6.5)).mean_k == 4  # as who is there
+
+
+def test_a_climb_has_to_hold_for_four_seconds_of_more_than_is_expected() -> None:
+    """With all of the second for its room: 4 (0.18 a - 1) <= 1 - 0.09, up to 6.82 a second."""
+    expected = {"arrival_rps_sustained": 4.5}
+    assert at_four().decide(load(**expected, arrival_rps_upper=6.8)).mean_k == 8
+    assert at_four().decide(load(**expected, arrival_rps_upper=6.9)).mean_k == 4
+    assert predictive().decide(load(**expected, arrival_rps_upper=6.9)).mean_k == 8  # stays
+    # 0.36 s of backlog leave 0.55 s, and so 6.32 a second.
+    expected["worst_waiting_tokens"] = 400
+    assert at_four().decide(load(**expected, arrival_rps_upper=6.3)).mean_k == 8
+    assert at_four().decide(load(**expected, arrival_rps_upper=6.4)).mean_k == 4
+
+
+def test_a_climb_goes_to_the_best_rung_that_would_last() -> None:
     policy = predictive()
-    policy.decide(load(worst_waiting_tokens=1800))
-    rates = {"arrival_rps": 4.5, "arrival_rps_sustained": 4.5}
-    assert policy.decide(load(**rates, arrival_rps_upper=9.0)).mean_k == 4  # 1.06 s behind
-    assert policy.decide(load(**rates, arrival_rps_upper=7.0)).mean_k == 8  # 0.38 s behind
+    assert policy.decide(load(worst_waiting_tokens=3000)).mean_k == 2
+    # k' 4 takes up to (1 + (1 - 0.05) / 4) / 0.1 = 12.4 a second.
+    rates = {"arrival_rps_sustained": 4.5}
+    assert policy.decide(load(**rates, arrival_rps_upper=12.4)).mean_k == 2
+    assert policy.decide(load(**rates, arrival_rps_upper=12.3)).mean_k == 4
+
+
+def test_a_climb_has_to_hold_at_the_expected_rate_also_where_the_upper_one_is_lower() -> None:
+    rates = {"arrival_rps": 7.0, "arrival_rps_sustained": None, "arrival_rps_upper": 1.0}
+    assert at_four().decide(load(**rates)).mean_k == 4
 
 
 def test_a_climb_goes_by_the_fast_rate_while_the_sustained_is_unknown() -> None:
@@ -150,10 +211,11 @@ SLOWER = Correction(base=2.0, experts=2.0, rest=2.0)
 def test_steps_that_take_twice_as_long_halve_the_capacity() -> None:
     assert first_choice(load(worst_waiting_tokens=1500)) == 4
     assert first_choice(load(worst_waiting_tokens=1500, correction=SLOWER)) == 2
-    assert first_choice(load(arrival_rps=7.0)) == 8
-    assert first_choice(load(arrival_rps=7.0, correction=SLOWER)) == 4
-    assert "use 0.17" in predictive().decide(load(arrival_rps=1.0)).reason
-    assert "use 0.34" in predictive().decide(load(arrival_rps=1.0, correction=SLOWER)).reason
+    assert first_choice(load(arrival_rps_sustained=4.0)) == 8
+    assert first_choice(load(arrival_rps_sustained=4.0, correction=SLOWER)) == 4
+    one = load(arrival_rps_sustained=1.0)
+    assert "use 0.18" in predictive().decide(one).reason
+    assert "use 0.36" in predictive().decide(replace(one, correction=SLOWER)).reason
 
 
 def test_only_the_part_that_is_corrected_takes_longer() -> None:
@@ -177,17 +239,17 @@ def test_long_contexts_take_longer() -> None:
     # A prompt of 100 tokens reads 5050 keys, which takes 50.5 ms; 10 requests read 1500 a step.
     budget = policy.decide(load(running_requests=10))
     assert "TTFT 0.141/1.000 s, TPOT 0.048/0.100 s, use 0.00" in budget.reason
-    # With a backlog the step also holds 100 prompt tokens, which read 5000 keys.
-    assert (
-        "TPOT 0.178/0.100 s"
-        in policy.decide(load(running_requests=10, worst_waiting_tokens=100)).reason
-    )
-    # 140.5 ms for the prompt, 10 ms and 100 times 0.8 ms + 150 keys for what it adds to decoding
-    assert "use 0.52" in policy.decide(load(arrival_rps=1.0)).reason
+    # With a backlog the step also holds 100 prompt tokens, which read 5000 keys. To drain it takes
+    # 100 / 90 steps of 90 of them: 10 + 80 + 45 + 30 ms each, and the prompt comes after it.
+    budget = policy.decide(load(running_requests=10, worst_waiting_tokens=100))
+    assert "TTFT 0.324/1.000 s, TPOT 0.178/0.100 s" in budget.reason
+    # Two steps of 50 tokens that read 50.5 keys and 50 that read 150: 90 + 25.25 + 150 ms each
+    assert "use 0.53" in policy.decide(load(arrival_rps_sustained=1.0)).reason
 
 
 def test_unseen_requests_cost_nothing_yet() -> None:
-    assert first_choice(load(arrival_rps=50.0, prompt_tokens=None, output_tokens=None)) == 8
+    unseen = {"prompt_tokens": None, "output_tokens": None}
+    assert first_choice(load(arrival_rps_sustained=50.0, **unseen)) == 8
 
 
 @pytest.mark.parametrize("unknown", [load(replicas=0), load(arrival_rps=None)])
@@ -231,15 +293,31 @@ def classy() -> Running:
 
 
 def test_the_lower_class_gives_up_its_experts_first() -> None:
-    """A request takes 10 ms and 20 ms times the mean k'; gold asks for half of that, and must not
-    be heading for 0.3 s of backlog.
+    """A request takes 20 ms and 20 ms times the mean k'. Gold asks for half of that and must not be
+    heading for 0.3 s of backlog; batch, which waits for both, not for 3.4 s: they take up to 10.3,
+    13.3, 15.5, 17.0 and 26.7 a second.
     """
-    rates = (10, 15, 20, 22, 30)
-    even = [of_two(ClassLoad(1.0), ClassLoad(1.0), arrival_rps=float(rps)) for rps in rates]
+    rates = (10.0, 13.0, 15.0, 16.5, 26.0)
+    even = [of_two(ClassLoad(1.0), ClassLoad(1.0), arrival_rps_sustained=rps) for rps in rates]
     budgets = [classy().decide(each) for each in even]
     # Gold at 8 and batch at 8, 4, 2 and 1; then gold at 4 as well.
     assert [budget.mean_k for budget in budgets] == [8, 6, 5, 4.5, 2.5]
-    assert budgets[1].reason.startswith("best rung that holds: class gold, TTFT 0.070/0.500 s")
+    # (0.14 * 13 - 1) * 4 / 0.7 + 0.07
+    assert budgets[1].reason.startswith("best rung that holds: class batch, TTFT 4.756/5.000 s")
+
+
+def test_the_high_class_is_kept_from_a_queue_that_the_low_one_would_stand() -> None:
+    """Gold asks for nine tenths: 0.9 * 0.18 a <= 1 + 0.7 * (0.5 - 0.09) / 4, up to 6.62 a second at
+    k' 8, where batch would stand 10.3.
+    """
+    most, more = (
+        of_two(ClassLoad(9.0), ClassLoad(1.0), arrival_rps_sustained=rps) for rps in (6.6, 6.7)
+    )
+    budget = classy().decide(most)
+    assert budget.mean_k == 8
+    # (0.9 * 0.18 * 6.6 - 1) * 4 / 0.7 + 0.09
+    assert budget.reason.startswith("best rung that holds: class gold, TTFT 0.485/0.500 s")
+    assert classy().decide(more).mean_k == pytest.approx(7.6)  # batch at 4
 
 
 def test_a_class_waits_for_those_before_it_and_not_for_those_after_it() -> None:

@@ -81,5 +81,17 @@ def test_what_layers_cost_adds_up_to_the_request() -> None:
     units = sum(table[k] for table, k in zip(chosen._units, two, strict=True)) - sum(
         table[1] for table in chosen._units
     )
-    share = units / 2000 * chosen.cost_s((4, 4))
-    assert share == pytest.approx(chosen.cost_s(two) - chosen.cost_s(one), rel=0.02)
+    unit_s = chosen.cost_s((4, 4)) / 2000
+    # Each of four is rounded by half a unit at most.
+    assert units * unit_s == pytest.approx(chosen.cost_s(two) - chosen.cost_s(one), abs=2 * unit_s)
+
+
+def test_a_layer_costs_its_share_of_the_full_steps_that_the_request_fills() -> None:
+    # 512 and 64 tokens fill 3.6 steps of 160, which touch as many experts as 160^0.9 strangers.
+    chosen = candidates(NEEDS_FIRST, sizes=(1.0, 0.5))
+    touched = [16 * (1 - (1 - k / 16) ** (160**0.9)) for k in (1, 2)]
+    more_s = 3e-5 * (touched[1] - touched[0]) + 4e-6 * 160
+    assert chosen.cost_s((2, 1)) - chosen.cost_s((1, 1)) == pytest.approx(3.6 * more_s)
+    assert chosen.cost_s((1, 2)) - chosen.cost_s((1, 1)) == pytest.approx(3.6 * 0.5 * more_s)
+    first_s, second_s = (chosen._layer_s(n, 2) - chosen._layer_s(n, 1) for n in (0, 1))
+    assert (first_s, second_s) == pytest.approx((3.6 * more_s, 3.6 * 0.5 * more_s))

@@ -5,9 +5,8 @@ import pytest
 from simulations.rates import anchored, full_rate, rung_rates
 from tests.fakes import profile
 
-# A prompt of 100 tokens takes 20, 30, 50 and 90 ms at k' 1, 2, 4 and 8; of ten decoded tokens each
-# adds 0.1 ms times k' to the steps of the others.
-REQUEST_S = (0.021, 0.032, 0.054, 0.098)
+# 100 and 10 tokens fill 1.1 steps of 100, which take 20, 30, 50 and 90 ms at k' 1, 2, 4 and 8.
+REQUEST_S = (0.022, 0.033, 0.055, 0.099)
 
 
 def test_a_rung_completes_what_its_requests_leave_time_for() -> None:
