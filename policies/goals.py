@@ -17,6 +17,7 @@ class Part:
     tpot_s: float
     share: float  # of the tokens, of this class and those that go before it
     worst_waiting_tokens: int  # likewise, of the replica with the most
+    running_requests: int  # likewise, of all replicas
     oldest_wait_s: float  # of this class, like the following
     ttft_p95_s: float | None
     tpot_p95_s: float | None
@@ -85,6 +86,7 @@ class Goals:
                     mine.tpot_s,
                     sum(shares.get(other, 0.0) for other in before),
                     sum(loads[other].worst_waiting_tokens for other in before),
+                    sum(loads[other].running_requests for other in before),
                     each.oldest_wait_s,
                     each.ttft_p95_s,
                     each.tpot_p95_s,
@@ -99,6 +101,7 @@ class Goals:
             self.tpot_s,
             1.0,
             load.worst_waiting_tokens or 0,
+            load.running_requests or 0,
             load.oldest_wait_s or 0.0,
             load.ttft_p95_s,
             load.tpot_p95_s,

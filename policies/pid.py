@@ -89,7 +89,8 @@ class Pid:
     def _just_in_time(self, model: StepTime, load: Load, part: Part) -> float:
         chunk, tokens = self._profile.max_batch_tokens, part.worst_waiting_tokens
         fast_s, slow_s = (
-            drain_s(model, plan, load, chunk, tokens) for plan in (self._lowest, self._highest)
+            drain_s(model, plan, load, chunk, tokens, load.running_requests or 0)
+            for plan in (self._lowest, self._highest)
         )
         if slow_s <= part.ttft_s:
             return 1.0

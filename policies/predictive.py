@@ -54,7 +54,7 @@ class Predictive:
         utilisation  u = a / R * request(p, o)
         drain        D = B / (C - running / R) * step(C - running / R, running / R)
         TTFT = max(D, (D + (u - 1) * horizon) / room) + prompt(p)
-        TPOT = step(min(C, max(B, u * C)), running / R)
+        TPOT = step(min(C - running / R, max(B, u * C)), running / R)
 
     A prefilled token reads p / 2 keys, a decoding request p + o / 2. The backlog tells what has
     arrived, the rate of the next four seconds (`controller.forecast`) where it goes. A queue may
@@ -64,7 +64,8 @@ class Predictive:
     what the rate does from second to second moves it little. How long the oldest has waited is not
     asked: that is past, and what a cut would do for it is little (docs/log.md).
 
-    A class waits for those of its priority and above: its u and its B are theirs together. A level
+    A class waits for those of its priority and above: its u, its B and the running beside it are
+    theirs together. A level
     is a rung for every class (`controller.levels`); its plan is their mean, by their shares of the
     tokens.
 
@@ -133,19 +134,23 @@ class Predictive:
             plan,
             model.prompt_s(plan, prompt, chunk),
             model.request_s(plan, prompt, output, chunk),
-            [drain_s(model, plan, load, chunk, part.worst_waiting_tokens) for part in parts],
+            [
+                drain_s(model, plan, load, chunk, part.worst_waiting_tokens, part.running_requests)
+                for part in parts
+            ],
         )
 
     def _predict(
-        self, costs: Costs, load: Load, parts: list[Part], rate_rps: float, room: float
+        self, costs: Costs, load: Load, parts: list[Part], rate_rps: float, share: float
     ) -> Prediction:
         chunk = self._profile.max_batch_tokens
         use = rate_rps / load.replicas * costs.request_s
-        prefill = min(chunk, max(load.worst_waiting_tokens or 0, chunk * use))
+        room = max(0.0, chunk - (load.running_requests or 0) / load.replicas)
+        prefill = min(room, max(load.worst_waiting_tokens or 0, chunk * use))
         tpot_s = step_s(costs.model, costs.plan, load, chunk, prefill)
         predictions = []
         for part, drained_s in zip(parts, costs.drains_s, strict=True):
-            later_s = (drained_s + (part.share * use - 1.0) * HORIZON_S) / room
+            later_s = (drained_s + (part.share * use - 1.0) * HORIZON_S) / share
             ttft_s = max(drained_s, later_s) + costs.prompt_s
             predictions.append(Prediction(part, ttft_s, tpot_s, use))
         return max(predictions, key=lambda each: each.strain)

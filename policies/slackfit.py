@@ -59,7 +59,10 @@ class SlackFit:
         plan, chunk = rung.plan, self._profile.max_batch_tokens
         parts = self._goals.parts(load)
         times = [
-            (drain_s(model, plan, load, chunk, p.worst_waiting_tokens), p.ttft_s - p.oldest_wait_s)
+            (
+                drain_s(model, plan, load, chunk, p.worst_waiting_tokens, p.running_requests),
+                p.ttft_s - p.oldest_wait_s,
+            )
             for p in parts
         ]
         drain, slack = min(times, key=lambda each: each[1] - each[0])

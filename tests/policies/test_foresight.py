@@ -14,7 +14,8 @@ FULL = (8, 8, 8, 8)
 
 
 def drained(of: Load, tokens: int, model: StepTime | None = None) -> float:
-    return drain_s(model or profile().step_time, FULL, of, 100, tokens)
+    model = model or profile().step_time
+    return drain_s(model, FULL, of, 100, tokens, of.running_requests or 0)
 
 
 def keyed() -> StepTime:
@@ -37,6 +38,11 @@ def test_those_that_decode_leave_a_backlog_the_rest_of_each_step() -> None:
 def test_replicas_share_those_that_decode_and_the_backlog_is_one_replicas() -> None:
     assert drained(load(running_requests=100, replicas=2), 1000) == pytest.approx(20 * 0.09)
     assert drained(load(running_requests=99, replicas=2), 1010) == pytest.approx(20 * 0.09)
+
+
+def test_those_that_wait_for_it_take_no_room() -> None:
+    busy = load(running_requests=60, replicas=2)
+    assert drain_s(profile().step_time, FULL, busy, 100, 1000, 40) == pytest.approx(12.5 * 0.09)
 
 
 @pytest.mark.parametrize("running", [99, 100, 250])

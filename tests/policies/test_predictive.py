@@ -93,8 +93,11 @@ def test_many_decoding_requests_take_the_best_rung_that_keeps_their_pace() -> No
 
 
 def test_a_backlog_fills_the_steps_that_decode() -> None:
-    assert first_choice(load(running_requests=20, worst_waiting_tokens=1)) == 8  # 27 ms a token
-    assert first_choice(load(running_requests=20, worst_waiting_tokens=100)) == 4  # 106 ms at 8
+    strict = Predictive(profile(), Goals(ttft_s=1.0, tpot_s=0.08, floor=1, ceiling=8))
+    few = load(running_requests=20, worst_waiting_tokens=1)
+    assert strict.decide(few).mean_k == 8  # 27 ms a token
+    full = load(running_requests=20, worst_waiting_tokens=100)
+    assert strict.decide(full).mean_k == 4  # 90 ms at 8: 80 tokens of the backlog have room
 
 
 def test_a_higher_arrival_rate_takes_a_lower_rung() -> None:
@@ -239,10 +242,10 @@ def test_long_contexts_take_longer() -> None:
     # A prompt of 100 tokens reads 5050 keys, which takes 50.5 ms; 10 requests read 1500 a step.
     budget = policy.decide(load(running_requests=10))
     assert "TTFT 0.141/1.000 s, TPOT 0.048/0.100 s, use 0.00" in budget.reason
-    # With a backlog the step also holds 100 prompt tokens, which read 5000 keys. To drain it takes
-    # 100 / 90 steps of 90 of them: 10 + 80 + 45 + 30 ms each, and the prompt comes after it.
+    # With a backlog the step also holds 90 prompt tokens, which read 4500 keys: 10 + 80 + 45 + 30 ms.
+    # To drain it takes 100 / 90 of them, and the prompt comes after it.
     budget = policy.decide(load(running_requests=10, worst_waiting_tokens=100))
-    assert "TTFT 0.324/1.000 s, TPOT 0.178/0.100 s" in budget.reason
+    assert "TTFT 0.324/1.000 s, TPOT 0.165/0.100 s" in budget.reason
     # Two steps of 50 tokens that read 50.5 keys and 50 that read 150: 90 + 25.25 + 150 ms each
     assert "use 0.53" in policy.decide(load(arrival_rps_sustained=1.0)).reason
 
@@ -327,6 +330,13 @@ def test_a_class_waits_for_those_before_it_and_not_for_those_after_it() -> None:
     assert classy().decide(behind).mean_k == 8.0  # 0.45 s of half a second
     urgent = of_two(ClassLoad(1.0, worst_waiting_tokens=500), ClassLoad(1.0))
     assert classy().decide(urgent).mean_k < 8.0
+
+
+def test_low_requests_that_decode_take_no_room_from_a_high_prompt() -> None:
+    """Gold's 300 tokens take three full steps of 90 ms, whatever batch decodes."""
+    gold = ClassLoad(1.0, worst_waiting_tokens=300)
+    beside = of_two(gold, ClassLoad(1.0, running_requests=60), running_requests=60)
+    assert classy().decide(beside).reason.count("TTFT 0.360/0.500 s") == 1  # and its own prompt
 
 
 def test_each_class_is_held_to_its_own_objective() -> None:
