@@ -242,8 +242,8 @@ def test_long_contexts_take_longer() -> None:
     # A prompt of 100 tokens reads 5050 keys, which takes 50.5 ms; 10 requests read 1500 a step.
     budget = policy.decide(load(running_requests=10))
     assert "TTFT 0.141/1.000 s, TPOT 0.048/0.100 s, use 0.00" in budget.reason
-    # With a backlog the step also holds 90 prompt tokens, which read 4500 keys: 10 + 80 + 45 + 30 ms.
-    # To drain it takes 100 / 90 of them, and the prompt comes after it.
+    # With a backlog the step also holds 90 prompt tokens, which read 4500 keys:
+    # 10 + 80 + 45 + 30 ms. To drain it takes 100 / 90 of them, and the prompt comes after it.
     budget = policy.decide(load(running_requests=10, worst_waiting_tokens=100))
     assert "TTFT 0.324/1.000 s, TPOT 0.165/0.100 s" in budget.reason
     # Two steps of 50 tokens that read 50.5 keys and 50 that read 150: 90 + 25.25 + 150 ms each
