@@ -68,7 +68,7 @@ def rows(said: dict[str, Any]) -> Iterable[tuple[str, str]]:
 
 def _policy(slo_policy: dict[str, Any], said: dict[str, Any]) -> str:
     choice, experts = slo_policy["policy"], slo_policy["experts"]
-    constant = "" if choice.get("k") is None else f" at k' {choice['k']}"
+    constant = "" if choice.get("k") is None else f" at k' {choice['k']:g}"
     origin = "applied, until the next deployment" if said.get("applied") else "as deployed"
     return (
         f"{choice['name']}{constant}, k' within {experts['floor']}..{experts['ceiling']}, "
