@@ -61,6 +61,8 @@ def test_every_arm_was_offered_the_same_requests(study: Study) -> None:
     assert {each.figures["offered"] for runs in study.runs.values() for each in runs} == {120}
 
 
+# Tests that stop a local Ray stop all children of this process: multiprocessing's tracker too.
+@pytest.mark.filterwarnings("ignore:resource_tracker. process died unexpectedly")
 def test_two_processes_come_to_the_same(study: Study) -> None:
     arms = ["static-full", "best-static", "predictive", "oracle"]
     assert dict(run(scenario(), arms, processes=2).runs) == {arm: study.runs[arm] for arm in arms}
