@@ -24,7 +24,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.options import CONV, Json, Lengths, Port, Span, Start
+from benchmarks.options import (
+    CONV,
+    INTERACTIVE,
+    Json,
+    Lengths,
+    PeakShare,
+    PolicyFile,
+    Port,
+    Span,
+    Start,
+)
 from commands.stage import REPLICAS, Run, fixed, prepare, staged, under
 from controller.config import PolicyChoice, SloPolicy
 from controller.profiles import Profile
@@ -65,13 +75,8 @@ def main(
     trace: Lengths = CONV,
     start: Start = START_S,
     span: Span = SPAN_S,
-    policy_file: Annotated[Path, typer.Option(help="SLO policy")] = Path(
-        "policies/interactive.yaml"
-    ),
-    peak_share: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Where the peak lies from full k' (0) to the floor (1)"),
-    ] = 0.3,
+    policy_file: PolicyFile = INTERACTIVE,
+    peak_share: PeakShare = 0.3,
     rounds: Annotated[int, typer.Option(min=1, help="Of all arms; the schedule differs")] = 1,
     port: Port = 8000,
     json_file: Json = Path("runs/fidelity/fidelity.json"),

@@ -19,7 +19,19 @@ from rich.console import Console
 
 from benchmarks.fluids import Rungs, fluids_of
 from benchmarks.live_report import compared, spread, tables
-from benchmarks.options import CONV, SPAN_S, START_S, Json, Lengths, Port, Span, Start
+from benchmarks.options import (
+    CONV,
+    INTERACTIVE,
+    SPAN_S,
+    START_S,
+    Json,
+    Lengths,
+    PeakShare,
+    PolicyFile,
+    Port,
+    Span,
+    Start,
+)
 from commands.exits import FAILED, bad_input, stop
 from commands.stage import Run, fixed, prepare, staged, under
 from controller.config import Experts, PolicyChoice, PolicyName, SloPolicy
@@ -35,13 +47,8 @@ def main(
     trace: Lengths = CONV,
     start: Start = START_S,
     span: Span = SPAN_S,
-    policy_file: Annotated[Path, typer.Option(help="SLO policy")] = Path(
-        "policies/interactive.yaml"
-    ),
-    peak_share: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Where the peak lies from full k' (0) to the floor (1)"),
-    ] = 0.3,
+    policy_file: PolicyFile = INTERACTIVE,
+    peak_share: PeakShare = 0.3,
     before: Annotated[float, typer.Option(min=1, help="Seconds before the step")] = 40.0,
     step: Annotated[float, typer.Option(min=1, help="Seconds of twice the rate")] = 60.0,
     after: Annotated[float, typer.Option(min=1, help="Seconds after it")] = 40.0,

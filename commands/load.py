@@ -17,7 +17,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from commands.exits import BAD_INPUT, FAILED, bad_input, check_outputs, read_text, stop
-from commands.schedules import at_rate, describe, mix_of
+from commands.schedules import (
+    CONTEXT_TOKENS,
+    Context,
+    Duration,
+    Start,
+    TraceOrLoad,
+    at_rate,
+    describe,
+    mix_of,
+)
 from controller.config import DEFAULT_CLASS, SloClass
 from simulations.load import LoadError, replay
 from simulations.mix import Mix, require_known, with_classes
@@ -34,18 +43,10 @@ COUNTS = ("completed", "shed", "failed")
 
 
 def load(
-    trace: Annotated[
-        str,
-        typer.Option(
-            help="Azure LLM or BurstGPT CSV or Mooncake JSONL, or a load such as "
-            "step:base=4,peak=8,before=40,step=60,after=40"
-        ),
-    ],
+    trace: TraceOrLoad,
     url: Annotated[str | None, typer.Option(help="Server, such as http://127.0.0.1:8000")] = None,
-    start: Annotated[float, typer.Option(help="Seconds into the trace")] = 0.0,
-    duration: Annotated[
-        float | None, typer.Option(help="Seconds of the trace; default all")
-    ] = None,
+    start: Start = 0.0,
+    duration: Duration = None,
     rate: Annotated[float | None, typer.Option(help="Mean requests/s; default the trace's")] = None,
     load: Annotated[
         float | None,
@@ -64,7 +65,7 @@ def load(
     text: Annotated[Path, typer.Option(help="Prompts are cut from it")] = CHECKPOINT / "test.txt",
     tokenizer: Annotated[Path, typer.Option(help="Counts their tokens")] = CHECKPOINT
     / "tokenizer.json",
-    context: Annotated[int, typer.Option(help="Tokens of prompt and output together")] = 2048,
+    context: Context = CONTEXT_TOKENS,
     ttft_slo: Annotated[
         float | None,
         typer.Option(min=0.001, help=f"Seconds from scheduled arrival; default {TTFT_SLO_S:g}"),

@@ -3,12 +3,28 @@
 Ends the command where an option asks for what cannot be.
 """
 
+from typing import Annotated
+
+import typer
 from rich.console import Console
 
 from commands.exits import bad_input
 from simulations.mix import Mix, parse_mix
 from simulations.schedule import Requests, scale_rate
 from simulations.traces import Trace
+
+CONTEXT_TOKENS = 2048  # of the shipped model
+
+TraceOrLoad = Annotated[
+    str,
+    typer.Option(
+        help="Azure LLM or BurstGPT CSV or Mooncake JSONL, or a load such as "
+        "step:base=4,peak=8,before=40,step=60,after=40"
+    ),
+]
+Start = Annotated[float, typer.Option(help="Seconds into the trace")]
+Duration = Annotated[float | None, typer.Option(help="Seconds of the trace; default all")]
+Context = Annotated[int, typer.Option(help="Tokens of prompt and output together")]
 
 
 def mix_of(slo_class: str | None) -> Mix | None:

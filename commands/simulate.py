@@ -17,7 +17,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from commands.exits import BAD_INPUT, FAILED, bad_input, check_outputs, clean_up_on_signals, stop
-from commands.schedules import at_rate, describe, mix_of
+from commands.schedules import (
+    CONTEXT_TOKENS,
+    Context,
+    Duration,
+    Start,
+    TraceOrLoad,
+    at_rate,
+    describe,
+    mix_of,
+)
 from simulations.mix import Mix, require_known, with_classes
 from simulations.schedule import Requests, cut, fit_lengths, mean_lengths
 from simulations.synthetic import read_load
@@ -31,7 +40,6 @@ if TYPE_CHECKING:
 
 PROFILE = Path("checkpoints/prose-52m/profile.json")
 POLICY_FILE = Path("policies/interactive.yaml")
-CONTEXT_TOKENS = 2048
 ARMS = "static-full,best-static,predictive,oracle"
 
 
@@ -77,21 +85,13 @@ class Replay:
 
 
 def simulate(
-    trace: Annotated[
-        str,
-        typer.Option(
-            help="Azure LLM or BurstGPT CSV or Mooncake JSONL, or a load such as "
-            "step:base=4,peak=8,before=40,step=60,after=40"
-        ),
-    ],
+    trace: TraceOrLoad,
     profile: Annotated[Path, typer.Option(help="Step times and qualities")] = PROFILE,
     policy_file: Annotated[
         Path, typer.Option(help="SLO policy; its policy.name is each arm's own")
     ] = POLICY_FILE,
-    start: Annotated[float, typer.Option(help="Seconds into the trace")] = 0.0,
-    duration: Annotated[
-        float | None, typer.Option(help="Seconds of the trace; default all")
-    ] = None,
+    start: Start = 0.0,
+    duration: Duration = None,
     load: Annotated[
         float | None,
         typer.Option(min=0.01, help="Rate as a share of capacity at full k'; default the trace's"),
@@ -117,9 +117,7 @@ def simulate(
             help="slow:factor=1.3, silent:from=10,until=20 or lost:at=30,replica=1; repeatable"
         ),
     ] = None,
-    context: Annotated[
-        int, typer.Option(help="Tokens of prompt and output together")
-    ] = CONTEXT_TOKENS,
+    context: Context = CONTEXT_TOKENS,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Default one for each processor")
     ] = None,
@@ -170,7 +168,7 @@ def simulate(
     describe(console, read, first, length_factor)
     schedules = {seed: requests for seed, (_, requests, _) in made.items()}
     scenario = Scenario(read.name, load, schedules, slo_policy, served, settings)
-    load_text = _load_text(scenario)
+    load_text = _load_text(scenario, length_factor)
     console.print(load_text)
     clean_up_on_signals()  # or the workers of a killed command would go on
     try:
@@ -210,7 +208,7 @@ def _settings(
         )
 
 
-def _load_text(scenario: "Scenario") -> str:
+def _load_text(scenario: "Scenario", length_factor: float) -> str:
     """How heavy the first seed's load is."""
     from commands.simulate_report import headroom
     from simulations.rates import full_rate
@@ -221,7 +219,8 @@ def _load_text(scenario: "Scenario") -> str:
     full_rps = full_rate(scenario.profile, *mean_lengths(requests), replicas)
     return (
         f"offered: {rate_rps:.2f} requests/s, {rate_rps / full_rps:.2f} of the capacity at full k' "
-        f"of {replicas} replicas; the floor has {headroom(scenario):.2f} times that capacity"
+        f"of {replicas} replicas; the floor has {headroom(scenario):.2f} times that capacity; "
+        f"lengths scaled by {length_factor:.4g}"
     )
 
 

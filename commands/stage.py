@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from commands.exits import FAILED, bad_input, clean_up_on_signals, stop
 from commands.here import profile_here
+from commands.schedules import CONTEXT_TOKENS
 from controller.config import PolicyChoice, SloClass, SloPolicy
 from controller.policy_file import load_policy
 from controller.profiles import Profile, load_profile
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from runtime.cluster import LocalCluster
 
 CHECKPOINT = Path("checkpoints/prose-52m")
-CONTEXT_TOKENS = 2048
 REPLICAS = 2
 CAPACITY_S, CAPACITY_CONCURRENCY = 15.0, 16
 SETTLE_S = 2.0  # a new policy's first ticks

@@ -141,16 +141,16 @@ class Predictive:
         )
 
     def _predict(
-        self, costs: Costs, load: Load, parts: list[Part], rate_rps: float, share: float
+        self, costs: Costs, load: Load, parts: list[Part], rate_rps: float, room: float
     ) -> Prediction:
         chunk = self._profile.max_batch_tokens
         use = rate_rps / load.replicas * costs.request_s
-        room = max(0.0, chunk - (load.running_requests or 0) / load.replicas)
-        prefill = min(room, max(load.worst_waiting_tokens or 0, chunk * use))
+        left = max(0.0, chunk - (load.running_requests or 0) / load.replicas)
+        prefill = min(left, max(load.worst_waiting_tokens or 0, chunk * use))
         tpot_s = step_s(costs.model, costs.plan, load, chunk, prefill)
         predictions = []
         for part, drained_s in zip(parts, costs.drains_s, strict=True):
-            later_s = (drained_s + (part.share * use - 1.0) * HORIZON_S) / share
+            later_s = (drained_s + (part.share * use - 1.0) * HORIZON_S) / room
             ttft_s = max(drained_s, later_s) + costs.prompt_s
             predictions.append(Prediction(part, ttft_s, tpot_s, use))
         return max(predictions, key=lambda each: each.strain)

@@ -1,8 +1,8 @@
 """Refuses completions before their body is read, where no body could get them taken.
 
-ASGI middleware. Takes the headers of a request; knows no queue. That costs a quarter of a refusal
-by the application: the body stays with Serve's proxy, which is asked for it by a remote call, and
-nothing is parsed (docs/log.md).
+ASGI middleware. Takes the headers of a request; knows no queue. That costs less than half of a
+refusal by the application: the body stays with Serve's proxy, which would have to be asked for it
+by a remote call, and nothing is parsed (docs/log.md).
 """
 
 from collections.abc import Callable

@@ -169,8 +169,10 @@ class Replica:
         self, http: Request, request: CompletionRequest
     ) -> JSONResponse | StreamingResponse:
         arrived_s = time.monotonic()
-        slo_class = class_of(http.headers, request, self._heartbeat.slo_policy)
-        self._admit(slo_class, LEAST_PROMPT_TOKENS, arrived_s)  # before its prompt costs anything
+        slo_policy = self._heartbeat.slo_policy
+        slo_class = class_of(http.headers, request, slo_policy)
+        if slo_policy.classes:  # else the door was asked for this one before the body was read
+            self._admit(slo_class, LEAST_PROMPT_TOKENS, arrived_s)
         prompt = prompt_ids(request, self._checkpoint)
         self._admit(slo_class, len(prompt), arrived_s)
         chunks = self._generate(request, prompt, slo_class, arrived_s)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from commands.main import app
 from controller.profiles import write_profile
+from tests.commands.command_line import invoked, refused
 from tests.fakes import profile
 
 TEXT = "Call me Ishmael. Some years ago, never mind how long precisely, I went to sea. " * 20
@@ -49,17 +49,11 @@ def options(tmp_path: Path, tokenizer_file: Path) -> dict[str, object]:
 
 
 def run(options: dict[str, object]) -> Result:
-    arguments = [str(part) for option in options.items() for part in option]
-    return CliRunner().invoke(app, ["load", *arguments])
+    return invoked("load", options)
 
 
 def refusal(options: dict[str, object]) -> str:
-    """The one line that a mistake is answered with."""
-    result = run(options)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    return line
+    return refused("load", options)
 
 
 TRACES = {

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from commands.main import app
 from controller.profiles import write_profile
 from simulations.rates import full_rate, rung_rates
+from tests.commands.command_line import invoked, refused
 from tests.fakes import profile
 
 REPOSITORY = Path(__file__).parents[2]
@@ -55,17 +55,11 @@ def options(tmp_path: Path) -> dict[str, object]:
 
 
 def run(options: dict[str, object]) -> Result:
-    arguments = [str(part) for option in options.items() for part in option]
-    return CliRunner().invoke(app, ["simulate", *arguments])
+    return invoked("simulate", options)
 
 
 def refusal(options: dict[str, object]) -> str:
-    """The one line that a mistake is answered with."""
-    result = run(options)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    return line
+    return refused("simulate", options)
 
 
 def done(options: dict[str, object]) -> str:
@@ -173,8 +167,8 @@ def test_the_schedule_of_a_seed_is_the_one_that_load_sends(
     options: dict[str, object], tmp_path: Path
 ) -> None:
     sent, replayed = tmp_path / "sent.jsonl", tmp_path / "replayed.jsonl"
-    seed_1 = ["--trace", LOAD, "--rate", "9", "--seed", "1", "--write-trace", str(sent)]
-    assert CliRunner().invoke(app, ["load", *seed_1]).exit_code == 0
+    seed_1 = {"--trace": LOAD, "--rate": 9, "--seed": 1, "--write-trace": sent}
+    assert invoked("load", seed_1).exit_code == 0
     done(options | {"--rate": 9, "--requests": replayed, "--arms": "static-full"})
     due_s = [
         row["scheduled_s"]

@@ -166,3 +166,15 @@ def test_the_least_is_that_of_the_values_in_the_window(moves: list[tuple[int, in
         least.add(value, now)
         within = [value for at, value in seen if at >= now - 10]
         assert least.value(now, span_s=10) == min(within)
+
+
+def test_values_count_at_once_also_after_the_window_was_asked() -> None:
+    quantiles = RecentQuantiles(span_s=10.0)
+    for second in range(3):
+        quantiles.add(1.0 + second, now_s=float(second))
+        assert quantiles.quantile(1.0, float(second)) == approx(1.0 + second, rel=0.01)
+    quantiles.add(9.0, now_s=2.5)  # in the same second as the last
+    for _ in range(2):  # asking changes nothing
+        assert quantiles.quantile(1.0, 2.5) == approx(9.0, rel=0.01)
+        assert quantiles.quantile(0.0, 2.5) == approx(1.0, rel=0.01)
+    assert quantiles.quantile(0.0, 11.5) == approx(2.0, rel=0.01)  # the first is forgotten
