@@ -36,7 +36,7 @@ types: setup
 test: setup  ## all tests but the slow ones, those that start a local Ray included
 	$(BIN)/pytest -m 'not slow'
 
-test-slow: setup  ## the others: scaling on a real Ray, calibrating fine-tuned checkpoints
+test-slow: setup  ## the others: servers deployed anew or interrupted, scaling, calibrating fine-tuned checkpoints
 	$(BIN)/pytest -m slow
 
 corpus: setup  ## fetch the prose that the shipped recipes train on into runs/corpus

@@ -103,6 +103,7 @@ def operator() -> Iterator[Operator]:
     assert ray_processes() <= before
 
 
+@pytest.mark.slow
 def test_a_changed_policy_is_hot(operator: Operator, tmp_path: Path) -> None:
     config = yaml.safe_load(Path("serve.yaml").read_text())
     config["http_options"]["port"] = operator.http_port

@@ -15,6 +15,7 @@ from tests.runtime.processes import free_port, ray_processes
 KPRIME = [sys.executable, "-c", "from commands.main import app; app()"]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_server_leaves_no_process_behind(number: signal.Signals) -> None:
