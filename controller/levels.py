@@ -23,7 +23,7 @@ class Level:
         """Over layers and classes, by their shares of the tokens; of the default, if unknown."""
         if not shares:
             return self.rungs[DEFAULT_CLASS].mean_k
-        return sum(share * self._rung(name).mean_k for name, share in shares.items())
+        return sum(share * self.rung(name).mean_k for name, share in shares.items())
 
     def layers(self, shares: Mapping[str, float]) -> tuple[float, ...]:
         """k' of every MoE layer, over classes by their shares of the tokens."""
@@ -31,7 +31,7 @@ class Level:
             return tuple(map(float, self.rungs[DEFAULT_CLASS].plan))
         mixed = [0.0] * len(self.rungs[DEFAULT_CLASS].plan)
         for name, share in shares.items():
-            for layer, k in enumerate(self._rung(name).plan):
+            for layer, k in enumerate(self.rung(name).plan):
                 mixed[layer] += share * k
         return tuple(mixed)
 
@@ -47,7 +47,8 @@ class Level:
             class_quality={name: rung.quality for name, rung in own.items()},
         )
 
-    def _rung(self, slo_class: str) -> Rung:
+    def rung(self, slo_class: str) -> Rung:
+        """Of a class; of one that it does not know, the default's."""
         return self.rungs.get(slo_class, self.rungs[DEFAULT_CLASS])
 
 

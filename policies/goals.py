@@ -13,6 +13,7 @@ class Part:
     """What one SLO class sees of a load: with it, the classes that it has to wait for."""
 
     name: str
+    rank: int  # how many lower priorities have requests of late
     ttft_s: float  # objectives
     tpot_s: float
     share: float  # of the tokens, of this class and those that go before it
@@ -75,13 +76,14 @@ class Goals:
         loads = {name: each for name, each in load.classes.items() if name in classes}
         if not loads:
             return [self._whole(load)]
-        parts = []
+        parts, priorities = [], sorted({classes[name].priority for name in loads})
         for name, each in loads.items():
             mine = classes[name]
             before = [other for other in loads if classes[other].priority >= mine.priority]
             parts.append(
                 Part(
                     name,
+                    priorities.index(mine.priority),
                     mine.ttft_s,
                     mine.tpot_s,
                     sum(shares.get(other, 0.0) for other in before),
@@ -97,6 +99,7 @@ class Goals:
     def _whole(self, load: Load) -> Part:
         return Part(
             DEFAULT_CLASS,
+            0,
             self.ttft_s,
             self.tpot_s,
             1.0,

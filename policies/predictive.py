@@ -1,9 +1,13 @@
-"""The default policy: the best level under which the profile predicts that the objectives hold."""
+"""The default policy: the level from which the profile expects the most quality on time."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from controller.config import DEFAULT_CLASS
+from controller.estimator import SUSTAINED_S
+from controller.forecast import ONE_IN_TEN
 from controller.levels import Level, levels_of
 from controller.profiles import Profile
 from controller.signals import Budget, Correction, Load
@@ -11,36 +15,63 @@ from controller.step_time import StepTime
 from policies.foresight import drain_s, step_s
 from policies.goals import Goals, Part
 
-HORIZON_S = 4.0  # the expected rate is taken to last for so long
-ROOM = 0.7  # of a TTFT objective: how long a queue may come to be by then
+HORIZON_S = SUSTAINED_S  # what is expected of arrivals is expected for so long
+CLIMB_WORTH = 0.003  # of quality: a climb that is expected to bring less is not made
+LATE_WEIGHT = 10.0  # what is late counts for so much of the next lower priority
+ENOUGH_ON_TIME = 0.99  # less is called overload
 SAME_K = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """Of the class that is worst off at a level."""
+class Situation:
+    """What a decision is about, whatever the level."""
+
+    load: Load
+    model: StepTime  # corrected
+    parts: Sequence[Part]
+    shares: Mapping[str, float]  # of the tokens, by class
+    arrival_rps: float  # at each replica, over the horizon
+    error_rps: float  # of that, root mean square
+
+    def is_climb(self, level: Level) -> bool:
+        return level.mean_k(self.shares) > self.load.mean_k + SAME_K
+
+    def weighed(self, by_class: Mapping[str, float]) -> float:
+        """A mean by tokens; where nothing is known of those, classes are alike."""
+        shares = {name: self.shares.get(name, 0.0) for name in by_class}
+        total = sum(shares.values())
+        if not total:
+            return sum(by_class.values()) / len(by_class)
+        return sum(share * by_class[name] for name, share in shares.items()) / total
+
+    def quality(self, level: Level) -> float:
+        return self.weighed({part.name: _quality(level, part) for part in self.parts})
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Of a class at a level."""
 
     part: Part
+    late: float  # share of its work that is expected to miss an objective
     ttft_s: float
     tpot_s: float
-    utilisation: float  # engine seconds asked for per second and replica, by all classes
 
     @property
     def strain(self) -> float:
-        """The larger share of an objective that is used up; above 1 the level does not hold."""
+        """The larger share of an objective that is used up."""
         return max(self.ttft_s / self.part.ttft_s, self.tpot_s / self.part.tpot_s)
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
-    """What a level takes under a load, whatever the rate: reckoned once a decision."""
+class Prospect:
+    """Of a level, all classes together."""
 
     mean_k: float
-    model: StepTime
-    plan: tuple[float, ...]
-    prompt_s: float
-    request_s: float
-    drains_s: list[float]  # by part
+    worth: float  # expected effective quality: quality of what is on time
+    on_time: float  # share of the work
+    utilisation: float  # engine seconds asked for per second and replica
+    worst: Outlook
 
 
 class Predictive:
@@ -49,31 +80,38 @@ class Predictive:
     With R replicas, a longest backlog of B tokens on one of them (routing is never even), arrivals
     at a rate a of requests with p prompt and o output tokens, and chunked prefill of C tokens a
     step, at a level whose plan takes, by the profile's step time as corrected by the steps of late,
-    prompt(p) for a prompt, request(p, o) for a request and step(prefill, decode) for a step:
+    prompt(p) for a prompt, request(p, o) for a request and step(prefill, decode) for a step, over a
+    horizon of H seconds:
 
-        utilisation  u = a / R * request(p, o)
-        drain        D = B / (C - running / R) * step(C - running / R, running / R)
-        TTFT = max(D, (D + (u - 1) * horizon) / room) + prompt(p)
-        TPOT = step(min(C - running / R, max(B, u * C)), running / R)
+        use    u = a / R * request(p, o)
+        drain  D = B / (C - running / R) * step(C - running / R, running / R)
+        slack  S = TTFT objective - prompt(p)
+        late   L = max(E[(D + m D Z - S)+], E[(D + (u - 1) H - S + e Z)+]) / (H + S)
+        TPOT   = step(min(C - running / R, max(B, u C)), running / R)
+        worth  = quality * (1 - L)
 
-    A prefilled token reads p / 2 keys, a decoding request p + o / 2. The backlog tells what has
-    arrived, the rate of the next four seconds (`controller.forecast`) where it goes. A queue may
-    take up the whole objective where it is, but must not be heading for more than its room: at the
-    edge every fluctuation would cost the lowest rung. Of an idle engine that is proportional
-    control: u may pass 1 by room * objective / horizon, and comes back to it as the queue grows;
-    what the rate does from second to second moves it little. How long the oldest has waited is not
-    asked: that is past, and what a cut would do for it is little (docs/log.md).
+    The most worth is taken. A prefilled token reads p / 2 keys, a decoding request p + o / 2.
+
+    H + S is the engine time in which first tokens of the horizon may come. What is asked for beyond
+    it will be late, or refused; what is too late already counts by itself. Z is standard normal, m
+    the error that the step-time model has had in the last minute, e that and the error that
+    forecasts of four seconds have had (`controller.forecast`), in engine time. The expectations are
+    the newsvendor's shortage (Arrow, Harris and Marschak, "Optimal inventory policy", Econometrica
+    1951): e (phi(z) + z Phi(z)) at z = x / e for a mean of x. Where a prompt takes longer than its
+    objective, or TPOT is above its own, all is late.
+
+    So no queue length is a threshold: where quality is flat k' is given up before there is a queue,
+    and at the knee of quality a few requests are left to admission rather than all degraded. How
+    long the oldest has waited is not asked: that is past, and what a cut would do for it is little.
 
     A class waits for those of its priority and above: its u, its B and the running beside it are
-    theirs together. A level
-    is a rung for every class (`controller.levels`); its plan is their mean, by their shares of the
-    tokens.
+    theirs together. A level is a rung for every class (`controller.levels`); its plan is their mean
+    by their shares of the tokens, and so is its worth; but what is late of a higher priority counts
+    ten times, so that a promise goes before experts.
 
-    Quiet: every level holds, the best is taken. Entering load: the first level that holds for every
-    class, from the top. Leaving load: a level above the present one must also hold, with the whole
-    objective for its room, at the rate that the next four seconds exceed one time in ten, or the
-    climb would not last. Overload: no level holds; the least strained is taken, and the reason says
-    so.
+    Quiet: nothing is late, the best level is taken. Entering load: the level falls with the chance
+    of being late. Leaving load: a climb has to be worth it; on a throttled GPU the model is not
+    trusted with one. Overload: the level that loses least, and the reason says so.
     """
 
     def __init__(self, profile: Profile, goals: Goals) -> None:
@@ -85,72 +123,109 @@ class Predictive:
     def decide(self, load: Load) -> Budget:
         if load.replicas == 0 or load.arrival_rps is None:
             return Budget(load.mean_k, "load unknown: hold")
-        model = self._profile.step_time.corrected(load.correction or Correction())
-        parts, shares = self._goals.parts(load), load.shares
+        now = self._situation(load, load.arrival_rps)
+        found: tuple[tuple[float, float], Prospect] | None = None
+        levels = self._open_to(now)
+        for level, most in zip(levels, _most_from_here(map(now.quality, levels)), strict=True):
+            if found and found[0][0] >= most:
+                break  # nor would any of those below be worth more
+            prospect = self._prospect(level, now)
+            climb = CLIMB_WORTH if now.is_climb(level) else 0.0
+            # Where nothing will be on time at any level, the least strained is the best.
+            rank = prospect.worth - climb, -prospect.worst.strain
+            if found is None or rank > found[0]:
+                found = rank, prospect
+        assert found is not None
+        return self._budget(found[1], load)
+
+    def _situation(self, load: Load, next_rps: float) -> Situation:
         lasting_rps = load.arrival_rps_sustained
-        expected_rps = load.arrival_rps if lasting_rps is None else lasting_rps
-        least: tuple[Costs, Prediction] | None = None
-        for level in self._best_first:
-            costs = self._costs(model, level, load, parts, shares)
-            prediction = self._predict(costs, load, parts, expected_rps, ROOM)
-            if prediction.strain <= 1 and self._lasts(costs, load, parts, expected_rps):
-                return self._budget(costs, load, "best rung that holds", prediction)
-            if least is None or prediction.strain < least[1].strain:
-                least = costs, prediction
-        assert least is not None
-        return self._budget(least[0], load, "overload: no rung holds", least[1])
-
-    def _budget(self, costs: Costs, load: Load, why: str, prediction: Prediction) -> Budget:
-        part = prediction.part
-        name = f"class {part.name}, " if load.classes.keys() - {DEFAULT_CLASS} else ""
-        goals = self._goals
-        return Budget(
-            min(max(costs.mean_k, goals.floor), goals.ceiling),  # shares are rounded
-            f"{why}: {name}TTFT {prediction.ttft_s:.3f}/{part.ttft_s:.3f} s, "
-            f"TPOT {prediction.tpot_s:.3f}/{part.tpot_s:.3f} s, use {prediction.utilisation:.2f}",
+        mean_rps = next_rps if lasting_rps is None else lasting_rps
+        above_rps = max(0.0, (load.arrival_rps_upper or 0.0) - mean_rps)
+        return Situation(
+            load,
+            self._profile.step_time.corrected(load.correction or Correction()),
+            self._goals.parts(load),
+            load.shares,
+            mean_rps / load.replicas,
+            above_rps / ONE_IN_TEN / load.replicas,
         )
 
-    def _lasts(self, costs: Costs, load: Load, parts: list[Part], expected_rps: float) -> bool:
-        """Only a climb is questioned; on a throttled GPU the model is not trusted with one."""
-        if costs.mean_k <= load.mean_k + SAME_K:
-            return True
-        at_most_rps = max(expected_rps, load.arrival_rps_upper or 0.0)
-        at_most = self._predict(costs, load, parts, at_most_rps, 1.0)
-        return at_most.strain <= 1 and not load.gpu_throttled
+    def _open_to(self, now: Situation) -> list[Level]:
+        """The best first; the lowest always is."""
+        *higher, lowest = self._best_first
+        if not now.load.gpu_throttled:
+            return [*higher, lowest]
+        return [*(level for level in higher if not now.is_climb(level)), lowest]
 
-    def _costs(
-        self,
-        model: StepTime,
-        level: Level,
-        load: Load,
-        parts: list[Part],
-        shares: Mapping[str, float],
-    ) -> Costs:
-        plan, chunk = level.layers(shares), self._profile.max_batch_tokens
-        prompt, output = load.prompt_tokens or 0.0, load.output_tokens or 0.0
-        return Costs(
-            level.mean_k(shares),
-            model,
-            plan,
-            model.prompt_s(plan, prompt, chunk),
-            model.request_s(plan, prompt, output, chunk),
-            [
-                drain_s(model, plan, load, chunk, part.worst_waiting_tokens, part.running_requests)
-                for part in parts
-            ],
-        )
-
-    def _predict(
-        self, costs: Costs, load: Load, parts: list[Part], rate_rps: float, room: float
-    ) -> Prediction:
+    def _prospect(self, level: Level, now: Situation) -> Prospect:
+        model, load, plan = now.model, now.load, level.layers(now.shares)
         chunk = self._profile.max_batch_tokens
-        use = rate_rps / load.replicas * costs.request_s
+        prompt, output = load.prompt_tokens or 0.0, load.output_tokens or 0.0
+        prompt_s = model.prompt_s(plan, prompt, chunk)
+        request_s = model.request_s(plan, prompt, output, chunk)
+        use, use_error = now.arrival_rps * request_s, now.error_rps * request_s
+        off = load.step_time_error or 0.0
         left = max(0.0, chunk - (load.running_requests or 0) / load.replicas)
         prefill = min(left, max(load.worst_waiting_tokens or 0, chunk * use))
-        tpot_s = step_s(costs.model, costs.plan, load, chunk, prefill)
-        predictions = []
-        for part, drained_s in zip(parts, costs.drains_s, strict=True):
-            later_s = (drained_s + (part.share * use - 1.0) * HORIZON_S) / room
-            ttft_s = max(drained_s, later_s) + costs.prompt_s
-            predictions.append(Prediction(part, ttft_s, tpot_s, use))
-        return max(predictions, key=lambda each: each.strain)
+        tpot_s = step_s(model, plan, load, chunk, prefill)
+        outlooks = []
+        for part in now.parts:
+            drained_s = drain_s(
+                model, plan, load, chunk, part.worst_waiting_tokens, part.running_requests
+            )
+            slack_s = part.ttft_s - prompt_s
+            asked_s = part.share * use * HORIZON_S
+            growth_s = asked_s - HORIZON_S
+            error_s = math.hypot(part.share * use_error * HORIZON_S, off * (drained_s + asked_s))
+            short_s = max(
+                _expected_excess(drained_s - slack_s, off * drained_s),
+                _expected_excess(drained_s + growth_s - slack_s, error_s),
+            )
+            hopeless = slack_s < 0 or tpot_s > part.tpot_s
+            late = 1.0 if hopeless else min(1.0, short_s / (HORIZON_S + slack_s))
+            ttft_s = prompt_s + drained_s + max(0.0, growth_s)
+            outlooks.append(Outlook(part, late, ttft_s, tpot_s))
+        return Prospect(
+            level.mean_k(now.shares),
+            now.weighed({each.part.name: _worth(level, each) for each in outlooks}),
+            now.weighed({each.part.name: 1 - each.late for each in outlooks}),
+            use,
+            max(outlooks, key=lambda each: each.strain),
+        )
+
+    def _budget(self, prospect: Prospect, load: Load) -> Budget:
+        worst, goals = prospect.worst, self._goals
+        part = worst.part
+        name = f"class {part.name}, " if load.classes.keys() - {DEFAULT_CLASS} else ""
+        overload = "overload: " if prospect.on_time < ENOUGH_ON_TIME else ""
+        return Budget(
+            min(max(prospect.mean_k, goals.floor), goals.ceiling),  # shares are rounded
+            f"{overload}{100 * prospect.on_time:.1f} % on time, worth {prospect.worth:.3f}: {name}"
+            f"TTFT {worst.ttft_s:.3f}/{part.ttft_s:.3f} s, "
+            f"TPOT {worst.tpot_s:.3f}/{part.tpot_s:.3f} s, use {prospect.utilisation:.2f}",
+        )
+
+
+def _quality(level: Level, part: Part) -> float:
+    """A measured retention above 1 is noise: nothing is better than full k'."""
+    return min(1.0, level.rung(part.name).quality)
+
+
+def _worth(level: Level, outlook: Outlook) -> float:
+    part = outlook.part
+    return _quality(level, part) * (1 - LATE_WEIGHT**part.rank * outlook.late)
+
+
+def _most_from_here(qualities: Iterable[float]) -> list[float]:
+    """The most of each and all that follow."""
+    return list(accumulate(reversed([*qualities]), max))[::-1]
+
+
+def _expected_excess(mean: float, error: float) -> float:
+    """E[max(0, mean + error Z)], Z standard normal."""
+    if error <= 0:
+        return max(0.0, mean)
+    z = mean / error
+    density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    return mean * (1 + math.erf(z / math.sqrt(2))) / 2 + error * density

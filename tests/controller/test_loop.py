@@ -83,14 +83,14 @@ def test_the_same_samples_at_the_same_times_give_the_same_plans() -> None:
     busy = {"arrived_requests": 1, "arrived_tokens": 100, "arrived_output_tokens": 10}
     samples = [
         (0.0, sample(**busy)),
-        (0.2, sample(waiting_tokens=1500, **busy)),
+        (0.2, sample(waiting_tokens=1600, **busy)),
         (0.4, sample(waiting_tokens=3000, **busy)),
         (0.6, sample(waiting_tokens=6000, ttfts_s=(0.3,), **busy)),
         (0.8, sample(waiting_tokens=9000, tpots_s=(0.05,), **busy)),
         *((1.0 + second, sample()) for second in range(30)),
     ]
     plans = replay(samples)
-    assert [plan.mean_k for plan in plans[:5]] == [8.0, 4.0, 2.0, 1.0, 1.0]
+    assert [plan.mean_k for plan in plans[:5]] == [8.0, 4.0, 2.0, 2.0, 2.0]
     assert plans[-1].mean_k == 8.0
     assert replay(samples) == plans
 
@@ -111,10 +111,10 @@ def test_steps_that_no_correction_explains_hand_over_to_the_ladder_and_back() ->
         c.observe(steps(*durations_s), now_s)
         c.tick(now_s)
     _, before, *swinging, after = [budget.reason for _, budget, _ in journal.rows]
-    assert before.startswith("best rung that holds: ")
+    assert before.startswith("100.0 % on time, worth 1.000: ")
     assert swinging[-1].startswith("model off by 49 % (bound 25 %): ladder: highest rung: ")
-    assert after.startswith("best rung that holds: ")
-    assert all(r.startswith(("best rung that holds: ", "model off by ")) for r in swinging)
+    assert after.startswith("100.0 % on time, worth 1.000: ")
+    assert all(r.startswith(("100.0 % on time, worth 1.000: ", "model off by ")) for r in swinging)
 
 
 def test_steps_that_scatter_within_a_heartbeat_are_no_error_of_the_model() -> None:

@@ -60,7 +60,13 @@ rates = st.floats(0, 1e4)
 seconds = st.floats(0, 100)
 shares = st.floats(0, 1)
 multipliers = st.floats(0.25, 4)
-corrections = st.builds(Correction, base=multipliers, experts=multipliers, rest=multipliers)
+corrections = st.builds(
+    Correction,
+    base=multipliers,
+    experts=multipliers,
+    rest=multipliers,
+    decode_token_s=st.floats(0, 0.004),
+)
 class_loads = st.builds(
     ClassLoad,
     share=st.floats(0, 1e4),
@@ -218,6 +224,8 @@ def test_a_heavier_load_never_gives_more_experts(
     name: str, lighter: Load, more: dict[str, float], runs_k: float
 ) -> None:
     lighter = replace(lighter, mean_k=runs_k)
+    # A bound that is exceeded one time in ten is no nearer to the mean of a heavier load.
+    more["arrival_rps_upper"] = max(more["arrival_rps_upper"], more["arrival_rps_sustained"])
     heavier = replace(lighter, **{key: getattr(lighter, key) + by for key, by in more.items()})
     least = after_some_quiet(name, runs_k).decide(heavier).mean_k
     assert least <= after_some_quiet(name, runs_k).decide(lighter).mean_k

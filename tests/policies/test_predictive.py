@@ -16,6 +16,7 @@ from policies.goals import Goals
 from policies.predictive import Predictive
 from tests.fakes import Running, load, profile, profile_data, slo_policy
 
+GOALS = Goals(ttft_s=1.0, tpot_s=0.1, floor=1, ceiling=8)
 SMALL_LAYER = {"num_experts": 16, "size": 1 / 16, "spread": 1.0}
 
 
@@ -32,13 +33,30 @@ def first_choice(of: Load) -> float:
 def test_quiet_takes_the_best_rung() -> None:
     budget = predictive().decide(load())
     assert budget.mean_k == 8
-    expected = "best rung that holds: TTFT 0.090/1.000 s, TPOT 0.010/0.100 s, use 0.00"
-    assert budget.reason == expected
+    outlook = "TTFT 0.090/1.000 s, TPOT 0.010/0.100 s, use 0.00"
+    assert budget.reason == f"100.0 % on time, worth 1.000: {outlook}"
 
 
-def test_a_backlog_takes_the_best_rung_that_drains_it_in_time() -> None:
+def test_a_quality_above_that_of_the_full_k_is_noise() -> None:
+    data = profile_data()
+    data["rungs"][2] |= {"quality": 1.01, "quality_high": 1.02}
+    lucky = Predictive(Profile.model_validate_json(json.dumps(data)), GOALS)
+    assert lucky.decide(load()).mean_k == 8
+
+
+def test_a_backlog_takes_the_rung_that_is_worth_most() -> None:
     choices = [first_choice(load(worst_waiting_tokens=tokens)) for tokens in (1000, 1800, 3000)]
     assert choices == [8, 4, 2]
+
+
+def test_a_backlog_may_cost_as_much_as_the_experts_that_would_save_it() -> None:
+    """At k' 8 prompts have 1 - 0.09 s. Of 4.91 s of engine time a tenth is late with 1.401 s of
+    backlog, as much as the next rung costs; that takes up to 0.95 + 4.95 / 9 s.
+    """
+    choices = [first_choice(load(worst_waiting_tokens=n)) for n in (1556, 1557, 2999, 3001)]
+    assert choices == [8, 4, 4, 2]
+    budget = predictive().decide(load(worst_waiting_tokens=1556))
+    assert budget.reason.startswith("overload: 90.0 % on time, worth 0.900: TTFT 1.490/1.000 s")
 
 
 def test_the_longest_backlog_counts_and_not_the_mean() -> None:
@@ -54,34 +72,49 @@ def test_what_the_oldest_has_waited_is_past_and_costs_no_experts() -> None:
     assert first_choice(load(**nearly_done)) == 8
 
 
-def test_a_queue_must_not_be_heading_for_more_than_its_room() -> None:
-    """0.7 of what the prompt's 0.09 s leave of a second: 0.637 s. A backlog of 0.36 s at k' 8 comes
-    in four seconds to 0.36 + 4 (0.18 * 5.9 - 1) = 0.608 s, and with 6 a second to 0.68 s.
+def test_a_backlog_leaves_so_much_less_for_what_comes() -> None:
+    """A tenth is late with 1.401 s more in four seconds than the engine does: 0.18 a - 1 = 0.350.
+    With 0.36 s of them there already, 0.260.
     """
+    assert first_choice(load(arrival_rps_sustained=7.50)) == 8
+    assert first_choice(load(arrival_rps_sustained=7.51)) == 4
     heading = {"worst_waiting_tokens": 400}
-    assert first_choice(load(**heading, arrival_rps_sustained=5.9)) == 8
-    assert first_choice(load(**heading, arrival_rps_sustained=6.0)) == 4
-    assert first_choice(load(**heading, arrival_rps_sustained=1.0)) == 8
+    assert first_choice(load(**heading, arrival_rps_sustained=7.00)) == 8
+    assert first_choice(load(**heading, arrival_rps_sustained=7.01)) == 4
 
 
-def test_an_idle_engine_may_be_driven_above_its_capacity_by_the_room_over_the_horizon() -> None:
-    # 1 + 0.7 * (1 - 0.09) / 4 = 1.159 of what k' 8 can take: 6.44 requests a second.
-    budget = predictive().decide(load(arrival_rps_sustained=6.4))
-    # (1.152 - 1) * 4 / 0.7 + 0.09 = 0.959 s
-    expected = "best rung that holds: TTFT 0.959/1.000 s, TPOT 0.090/0.100 s, use 1.15"
-    assert (budget.mean_k, budget.reason) == (8, expected)
-    assert first_choice(load(arrival_rps_sustained=6.5)) == 4
-    # With two seconds to wait, 1 + 0.7 * (2 - 0.09) / 4 = 1.334: 7.41 a second.
+def test_a_longer_objective_leaves_more_for_what_comes() -> None:
+    # (1.91 + 5.91 / 10) / 4 = 0.625
     patient = predictive(ttft_s=2.0)
-    assert patient.decide(load(arrival_rps_sustained=7.4)).mean_k == 8
-    assert patient.decide(load(arrival_rps_sustained=7.5)).mean_k == 4
+    assert patient.decide(load(arrival_rps_sustained=9.02)).mean_k == 8
+    assert patient.decide(load(arrival_rps_sustained=9.04)).mean_k == 4
 
 
-def test_with_a_queue_that_takes_up_the_room_only_what_the_engine_can_take_is_left() -> None:
-    """0.63 of 0.637 s: the other 7 ms in four seconds are 0.2 % of 5.56 requests a second."""
-    full = {"worst_waiting_tokens": 700}
-    assert first_choice(load(**full, arrival_rps_sustained=5.5)) == 8
-    assert first_choice(load(**full, arrival_rps_sustained=5.6)) == 4
+def test_the_less_sure_a_rate_the_lower_the_rung() -> None:
+    """At 0.99 of what k' 8 can take nothing would be late. If one time in ten 9.5 a second come,
+    the error of the work of four seconds is 2.25 s, and 0.49 s of it are expected to be late.
+    """
+    sure = {"arrival_rps_sustained": 5.5}
+    for upper_rps, k in ((None, 8), (5.5, 8), (1.0, 8), (9.4, 8), (9.5, 4), (20.0, 2)):
+        assert first_choice(load(**sure, arrival_rps_upper=upper_rps)) == k
+
+
+def test_the_worse_the_model_the_lower_the_rung() -> None:
+    """All of 0.9 s of backlog and 2.16 s of work would be on time, unless steps take longer."""
+    near = {"worst_waiting_tokens": 1000, "arrival_rps_sustained": 3.0}
+    choices = [first_choice(load(**near, step_time_error=off)) for off in (None, 0.0, 0.5, 2.0)]
+    assert choices == [8, 8, 8, 4]
+    # E[(0.9 + 0.09 Z - 0.91)+] = 0.031 s of 4.91
+    assert "99.4 % on time" in predictive().decide(load(**near, step_time_error=0.1)).reason
+
+
+def test_doubt_costs_little_quality_where_that_is_flat() -> None:
+    data = profile_data()
+    data["rungs"][2] |= {"quality": 0.999, "quality_high": 1.0}
+    flat = Running(Predictive(Profile.model_validate_json(json.dumps(data)), GOALS), 8.0)
+    doubtful = load(arrival_rps_sustained=4.5, arrival_rps_upper=6.0)
+    assert first_choice(doubtful) == 8
+    assert flat.decide(doubtful).mean_k == 4
 
 
 def test_many_decoding_requests_take_the_best_rung_that_keeps_their_pace() -> None:
@@ -100,10 +133,11 @@ def test_a_backlog_fills_the_steps_that_decode() -> None:
 
 
 def test_a_higher_arrival_rate_takes_a_lower_rung() -> None:
-    # They take up to 1.159, 1.166, 1.170 and 1.171 of 5.6, 10, 16.7 and 25 a second.
-    rates = (6.4, 6.5, 11.6, 11.7, 19.4, 19.5, 29.2, 50.0)
+    # Worth as much: 0.9 at 1 + 1.401 / 4 of 5.6 a second, 0.8 at 1 + 1.5 / 4 of 10, 0.6 at
+    # 1 + 2.213 / 4 of 16.7.
+    rates = (7.50, 7.51, 13.7, 13.8, 25.8, 25.9, 50.0)
     choices = [first_choice(load(arrival_rps_sustained=rps)) for rps in rates]
-    assert choices == [8, 4, 4, 2, 2, 1, 1, 1]
+    assert choices == [8, 4, 4, 2, 2, 1, 1]
 
 
 def test_the_rate_of_the_next_four_seconds_counts_and_not_that_of_the_next() -> None:
@@ -114,8 +148,8 @@ def test_the_rate_of_the_next_four_seconds_counts_and_not_that_of_the_next() -> 
 
 def test_the_next_seconds_rate_counts_while_that_of_the_next_four_is_unknown() -> None:
     unknown = {"arrival_rps_sustained": None}
-    assert first_choice(load(**unknown, arrival_rps=6.4)) == 8
-    assert first_choice(load(**unknown, arrival_rps=6.5)) == 4
+    assert first_choice(load(**unknown, arrival_rps=7.50)) == 8
+    assert first_choice(load(**unknown, arrival_rps=7.51)) == 4
     assert "use 0.18" in predictive().decide(load(**unknown, arrival_rps=1.0)).reason
 
 
@@ -124,21 +158,20 @@ def test_replicas_share_the_arrivals() -> None:
     assert first_choice(load(arrival_rps_sustained=18.0)) == 2
 
 
-def test_overload_takes_the_floor_and_says_so() -> None:
-    backlog = load(worst_waiting_tokens=6000)
-    budget = predictive().decide(backlog)
+def test_overload_takes_what_loses_least_and_says_so() -> None:
+    """Of 50 requests in a second k' 1 does 25, and so more than half as many as k' 2 does 17."""
+    crowd = load(arrival_rps_sustained=50.0)
+    budget = predictive().decide(crowd)
     assert budget.mean_k == 1
-    assert budget.reason.startswith("overload: no rung holds: TTFT 1.220/1.000 s")
-    assert predictive(floor=2).decide(backlog).mean_k == 2
+    assert budget.reason.startswith("overload: 39.4 % on time, worth 0.236: TTFT 4.020/1.000 s")
+    assert predictive(floor=2).decide(crowd).mean_k == 2
 
 
-def test_a_climb_is_refused_while_the_sustained_rate_would_overload() -> None:
-    policy = predictive()
-    assert policy.decide(load(worst_waiting_tokens=3000)).mean_k == 2
-    lull = {"arrival_rps": 1.0}
-    assert policy.decide(load(**lull, arrival_rps_sustained=18.0)).mean_k == 2
-    assert policy.decide(load(**lull, arrival_rps_sustained=9.0)).mean_k == 4
-    assert policy.decide(load(**lull, arrival_rps_sustained=3.0)).mean_k == 8
+def test_where_nothing_can_be_on_time_the_least_strained_rung_is_taken() -> None:
+    long_prompts = load(prompt_tokens=20_000.0, arrival_rps_sustained=1.0)
+    budget = predictive().decide(long_prompts)
+    assert budget.mean_k == 1
+    assert budget.reason.startswith("overload: 0.0 % on time, worth 0.000: ")
 
 
 def at_four() -> Running:
@@ -148,38 +181,23 @@ def at_four() -> Running:
     return policy
 
 
-def test_a_climb_need_not_leave_the_engine_any_rest() -> None:
-    assert at_four().decide(load(arrival_rps_sustained=6.4)).mean_k == 8  # 115 %
-    assert at_four().decide(load(arrival_rps_sustained=6.5)).mean_k == 4  # as who is there
+def test_a_climb_has_to_be_worth_it() -> None:
+    """0.003: 1.386 instead of 1.401 s in four seconds may be too much."""
+    assert at_four().decide(load(arrival_rps_sustained=7.48)).mean_k == 8
+    assert at_four().decide(load(arrival_rps_sustained=7.49)).mean_k == 4
+    assert predictive().decide(load(arrival_rps_sustained=7.49)).mean_k == 8  # stays
 
 
-def test_a_climb_has_to_hold_for_four_seconds_of_more_than_is_expected() -> None:
-    """With all of the second for its room: 4 (0.18 a - 1) <= 1 - 0.09, up to 6.82 a second."""
-    expected = {"arrival_rps_sustained": 4.5}
-    assert at_four().decide(load(**expected, arrival_rps_upper=6.8)).mean_k == 8
-    assert at_four().decide(load(**expected, arrival_rps_upper=6.9)).mean_k == 4
-    assert predictive().decide(load(**expected, arrival_rps_upper=6.9)).mean_k == 8  # stays
-    # 0.36 s of backlog leave 0.55 s, and so 6.32 a second.
-    expected["worst_waiting_tokens"] = 400
-    assert at_four().decide(load(**expected, arrival_rps_upper=6.3)).mean_k == 8
-    assert at_four().decide(load(**expected, arrival_rps_upper=6.4)).mean_k == 4
-
-
-def test_a_climb_goes_to_the_best_rung_that_would_last() -> None:
+def test_a_climb_goes_to_the_rung_that_is_worth_most() -> None:
     policy = predictive()
-    assert policy.decide(load(worst_waiting_tokens=3000)).mean_k == 2
-    # k' 4 takes up to (1 + (1 - 0.05) / 4) / 0.1 = 12.4 a second.
-    rates = {"arrival_rps_sustained": 4.5}
-    assert policy.decide(load(**rates, arrival_rps_upper=12.4)).mean_k == 2
-    assert policy.decide(load(**rates, arrival_rps_upper=12.3)).mean_k == 4
+    assert policy.decide(load(worst_waiting_tokens=3100)).mean_k == 2
+    lull = {"arrival_rps": 1.0}
+    assert policy.decide(load(**lull, arrival_rps_sustained=18.0)).mean_k == 2
+    assert policy.decide(load(**lull, arrival_rps_sustained=9.0)).mean_k == 4
+    assert policy.decide(load(**lull, arrival_rps_sustained=3.0)).mean_k == 8
 
 
-def test_a_climb_has_to_hold_at_the_expected_rate_also_where_the_upper_one_is_lower() -> None:
-    rates = {"arrival_rps": 7.0, "arrival_rps_sustained": None, "arrival_rps_upper": 1.0}
-    assert at_four().decide(load(**rates)).mean_k == 4
-
-
-def test_a_climb_goes_by_the_fast_rate_while_the_sustained_is_unknown() -> None:
+def test_a_climb_goes_by_the_next_seconds_rate_while_the_sustained_is_unknown() -> None:
     policy = predictive()
     policy.decide(load(worst_waiting_tokens=3000))
     assert policy.decide(load(arrival_rps=1.0, arrival_rps_sustained=None)).mean_k == 8
@@ -211,8 +229,8 @@ SLOWER = Correction(base=2.0, experts=2.0, rest=2.0)
 
 
 def test_steps_that_take_twice_as_long_halve_the_capacity() -> None:
-    assert first_choice(load(worst_waiting_tokens=1500)) == 4
-    assert first_choice(load(worst_waiting_tokens=1500, correction=SLOWER)) == 2
+    assert first_choice(load(worst_waiting_tokens=1600)) == 4
+    assert first_choice(load(worst_waiting_tokens=1600, correction=SLOWER)) == 2
     assert first_choice(load(arrival_rps_sustained=4.0)) == 8
     assert first_choice(load(arrival_rps_sustained=4.0, correction=SLOWER)) == 4
     one = load(arrival_rps_sustained=1.0)
@@ -228,7 +246,7 @@ def test_only_the_part_that_is_corrected_takes_longer() -> None:
 
 
 def test_a_profile_that_is_not_yet_corrected_is_taken_at_its_word() -> None:
-    assert first_choice(load(worst_waiting_tokens=1500, correction=None)) == 4
+    assert first_choice(load(worst_waiting_tokens=1600, correction=None)) == 4
 
 
 def test_long_contexts_take_longer() -> None:
