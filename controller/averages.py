@@ -2,8 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 
 from ddsketch import DDSketch
 
@@ -102,46 +101,56 @@ class RecentMinimum:
 class RecentQuantiles:
     """Quantiles of the values of the last `span_s` seconds, to the second, each within 1 %.
 
-    A DDSketch a second (Masson et al., VLDB 2019), merged when asked: the cost of asking does not
-    grow with the number of values. Seconds that are over are merged once.
+    A DDSketch a second (Masson et al., VLDB 2019) and one of them all: the cost of asking does not
+    grow with the number of values. Values enter both; since no sketch gives values back, that of
+    all is merged anew once a second has left.
     """
 
     def __init__(self, span_s: float) -> None:
         self._span_s = span_s
         self._seconds: deque[tuple[float, DDSketch]] = deque()
-        self._over: DDSketch | None = None  # all but the last of them together; None: to be merged
+        self._all: DDSketch | None = None  # None: to be merged
+        self._found: dict[float, float | None] = {}  # quantiles, until what is seen changes
 
     def add(self, value: float, now_s: float) -> None:
         second = math.floor(now_s)
         if not self._seconds or self._seconds[-1][0] != second:
             self._seconds.append((second, DDSketch(RELATIVE_ERROR)))
-            self._over = None
         self._seconds[-1][1].add(value)
+        if self._all is not None:
+            self._all.add(value)
+        self._found.clear()
 
     def quantile(self, share: float, now_s: float) -> float | None:
         """The value that `share` of them does not exceed; None when there is none."""
-        return quantile_of([self], share, now_s)
+        sketch = self.sketch(now_s)
+        if share not in self._found:
+            self._found[share] = _quantile(sketch, share)
+        return self._found[share]
 
-    def sketches(self, now_s: float) -> Iterator[DDSketch]:
-        """Few whose values together are all."""
+    def sketch(self, now_s: float) -> DDSketch:
+        """Of all of them, to be read only."""
         while self._seconds and self._seconds[0][0] < now_s - self._span_s:
             self._seconds.popleft()
-            self._over = None
-        if not self._seconds:
-            return
-        if self._over is None:
-            self._over = DDSketch(RELATIVE_ERROR)
-            for _, sketch in islice(self._seconds, len(self._seconds) - 1):
-                self._over.merge(sketch)
-        yield self._over
-        yield self._seconds[-1][1]
+            self._all = None
+        if self._all is None:
+            self._all = _merged(sketch for _, sketch in self._seconds)
+            self._found.clear()
+        return self._all
 
 
 def quantile_of(several: Iterable[RecentQuantiles], share: float, now_s: float) -> float | None:
     """The value that `share` of the values of all does not exceed; None when there is none."""
+    return _quantile(_merged(each.sketch(now_s) for each in several), share)
+
+
+def _merged(sketches: Iterable[DDSketch]) -> DDSketch:
     merged = DDSketch(RELATIVE_ERROR)
-    for each in several:
-        for sketch in each.sketches(now_s):
-            merged.merge(sketch)
-    found = merged.get_quantile_value(share)
+    for sketch in sketches:
+        merged.merge(sketch)
+    return merged
+
+
+def _quantile(sketch: DDSketch, share: float) -> float | None:
+    found = sketch.get_quantile_value(share)
     return None if found is None else float(found)

@@ -129,6 +129,11 @@ class Telemetry:
                         its_class = self._classes[flight.slo_class]
                         its_class.waiting_tokens -= before - flight.tokens_to_prefill
 
+    def decoded(self, steps: Sequence[Step]) -> None:
+        """Steps ran, one after the other, that prefilled nothing."""
+        with self._lock:
+            self._steps.extend(steps)
+
     def produced(self, request_id: str, num_tokens: int, now_s: float) -> None:
         with self._lock:
             flight = self._flights.get(request_id)

@@ -182,7 +182,7 @@ class Cluster:
 
     def _follow(self, wish: int | None) -> None:
         """Start or drain replicas, the latest first, until there are as many as wanted."""
-        if wish is None or not self._settings.scales:
+        if wish is None:
             return
         low, high = self._settings.bounds
         wanted = min(max(wish, low), high)

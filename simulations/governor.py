@@ -20,7 +20,9 @@ FIRST_EPOCH = 1
 
 
 class Governor:
-    """`wish` is told how many replicas are wanted, each tick; None: as many as there are."""
+    """`wish` is told how many replicas are wanted, each tick, where their number can change; None:
+    as many as there are.
+    """
 
     def __init__(self, machine: Machine, wish: Callable[[int | None], None]) -> None:
         self._machine = machine
@@ -49,9 +51,10 @@ class Governor:
             polls, self._polls = self._polls, {}
             for replica in polls:
                 self._answer(replica, self._machine.settings.actuation_s)
-        assert self._controller.load
-        wish = self._scaling.decide(self._controller.load)
-        self._wish(None if self._machine.slo_policy.dry_run else wish.replicas)
+        if self._machine.settings.scales:  # else nobody would follow
+            assert self._controller.load
+            wish = self._scaling.decide(self._controller.load)
+            self._wish(None if self._machine.slo_policy.dry_run else wish.replicas)
         self._events.after(self._machine.slo_policy.cadence.tick_s, Order.TICK, self.tick)
 
     def exchange(self, replica: Replica, sample: Sample) -> None:

@@ -125,14 +125,16 @@ class Replica:
     def _begin_step(self) -> float | None:
         """When it will be over, for `_end_step` to follow; None: there is nothing to run."""
         steady = None if self.plan.class_k else self._batching.steady()
+        begins_s = self._events.now_s
         if steady:
-            self._running = self._glide(steady)
-        elif batch := self._batching.compose(self.plan):
-            self._running = batch, self._step(batch.work, self._experts(batch))
+            begins_s, batch, step = self._glide(steady)
+        elif composed := self._batching.compose(self.plan):
+            batch, step = composed, self._step(composed.work, self._experts(composed), begins_s)
         else:
             return None
+        self._running = batch, step
         self._factor = next(self._factors)
-        return self._events.now_s + self._running[1].duration_s
+        return begins_s + step.duration_s
 
     def _experts(self, batch: Batch) -> Experts:
         plan, cost = self.plan, self._cost
@@ -154,24 +156,28 @@ class Replica:
                 return
             self._end_step()
 
-    def _glide(self, steady: Steady) -> tuple[Batch, Step]:
-        """Through steps that are alike, while nothing else happens; gives the one after them."""
-        size, keys, num_steps = steady.cohort.size, steady.cohort.keys + steady.cohort.size, 0
-        experts = self._cost.uniform(self.plan.k, size)
-        step = self._step(Work(0, size, 0, keys), experts)
-        while num_steps < steady.num_steps:
-            if not self._events.skip_to(self._events.now_s + step.duration_s):
-                break
-            self._telemetry.stepped(step, {})
-            self._factor = next(self._factors)
-            num_steps += 1
-            keys += size
-            step = self._step(Work(0, size, 0, keys), experts)
-        self.num_steps += num_steps
-        return self._batching.advance(steady, num_steps), step
+    def _glide(self, steady: Steady) -> tuple[float, Batch, Step]:
+        """Through steps that are alike, until there is news; gives when the one after them begins,
+        and that one.
 
-    def _step(self, work: Work, experts: Experts) -> Step:
-        factor = self._factor * self._faults.factor(self.number, self._events.now_s)
+        Steps of other replicas are none: whatever ends with them changes nothing here.
+        """
+        size, keys = steady.cohort.size, steady.cohort.keys + steady.cohort.size
+        begins_s, news_s = self._events.now_s, self._events.news_s
+        experts, over = self._cost.uniform(self.plan.k, size), list[Step]()
+        step = self._step(Work(0, size, 0, keys), experts, begins_s)
+        while len(over) < steady.num_steps and (ends_s := begins_s + step.duration_s) < news_s:
+            over.append(step)
+            self._factor = next(self._factors)
+            keys += size
+            begins_s = ends_s
+            step = self._step(Work(0, size, 0, keys), experts, begins_s)
+        self._telemetry.decoded(over)
+        self.num_steps += len(over)
+        return begins_s, self._batching.advance(steady, len(over)), step
+
+    def _step(self, work: Work, experts: Experts, begins_s: float) -> Step:
+        factor = self._factor * self._faults.factor(self.number, begins_s)
         duration_s = self._cost.step_s(work, experts) * factor
         return Step(work, duration_s, experts.slots, experts.distinct)
 

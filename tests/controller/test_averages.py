@@ -178,3 +178,16 @@ def test_values_count_at_once_also_after_the_window_was_asked() -> None:
         assert quantiles.quantile(1.0, 2.5) == approx(9.0, rel=0.01)
         assert quantiles.quantile(0.0, 2.5) == approx(1.0, rel=0.01)
     assert quantiles.quantile(0.0, 10.5) == approx(2.0, rel=0.01)  # the first is forgotten
+
+
+@given(st.lists(st.tuples(st.floats(0, 4), st.floats(1e-4, 1e3)), min_size=1, max_size=40))
+def test_quantiles_do_not_depend_on_when_they_were_asked(moves: list[tuple[float, float]]) -> None:
+    asked, unasked, now_s = RecentQuantiles(span_s=10.0), RecentQuantiles(span_s=10.0), 0.0
+    for gap_s, value in moves:
+        now_s += gap_s
+        asked.quantile(0.5, now_s)
+        for each in (asked, unasked):
+            each.add(value, now_s)
+        asked.quantile(0.95, now_s)
+    for share in (0.0, 0.5, 0.95):
+        assert asked.quantile(share, now_s) == unasked.quantile(share, now_s)

@@ -157,6 +157,15 @@ def test_each_class_has_its_own_queue_and_counts() -> None:
     )
 
 
+def test_steps_are_told_once_in_the_order_in_which_they_ran() -> None:
+    t = telemetry()
+    one, other = (Step(Work(0, 1, 0, keys), duration_s=0.01) for keys in (7, 8))
+    t.stepped(STEP, {})
+    t.decoded([one, other])
+    assert heartbeat(t).steps == (STEP, one, other)
+    assert heartbeat(t).steps == ()
+
+
 def test_a_shed_request_has_left_the_queue_at_once_and_counts_once() -> None:
     t = telemetry()
     t.arrived("x", DEFAULT_CLASS, 50, 20, now_s=0.0)

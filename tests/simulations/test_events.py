@@ -1,6 +1,7 @@
 """What is due first goes first; virtual time never goes back."""
 
 from functools import partial
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,14 @@ def test_time_is_skipped_only_where_nothing_else_is_due() -> None:
     assert not events.skip_to(1.0)
     assert events.skip_to(0.9)
     assert events.now_s == 0.9
+
+
+def test_the_end_of_a_step_is_no_news() -> None:
+    events = Events()
+    assert events.news_s == inf
+    events.at(1.0, Order.STEP, events.stop)
+    events.at(2.0, Order.TICK, events.stop)
+    assert events.news_s == 2.0
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), max_size=30))
