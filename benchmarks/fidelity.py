@@ -135,6 +135,7 @@ def machine_of(ticks: Sequence[Tick]) -> Settings:
         fmean(each.base for each in known),
         fmean(each.experts for each in known),
         fmean(each.rest for each in known),
+        fmean(each.decode_token_s for each in known),
     )
     noise = Noise(SIGMA_OF_ERROR * error, CORRELATION)
     return Settings(replicas=REPLICAS, actual=actual, noise=noise)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
 
 from controller.averages import DecayingRatio, RecentQuantiles, RecentRatio, quantile_of
 from controller.class_estimator import ClassEstimator
@@ -9,10 +11,13 @@ from controller.correction import RecursiveCorrection
 from controller.forecast import ArrivalForecast
 from controller.profiles import Profile
 from controller.signals import Device, Load, Plan, Sample, Step
+from controller.step_time import Parts, StepTime
 
 SOON_S, SUSTAINED_S = 1.0, 4.0  # what arrivals are foretold of
 ERROR_WINDOW_S = 60.0
 ERROR_NEEDS_S = 1.0  # of engine time
+
+_experts_of = attrgetter("expert_slots", "distinct_experts")
 
 
 class Estimator:
@@ -122,8 +127,7 @@ class Estimator:
         says how busy the host is, and would hide whether the model is right.
         """
         # Without counts nobody knows what a step ran.
-        parts_of = self._profile.step_time.ran_parts
-        counted = [(parts_of(step), step.duration_s) for step in steps if step.expert_slots]
+        counted = _ran(self._profile.step_time, [step for step in steps if step.expert_slots])
         expected_s = sum(self._correction.expected_s(parts) for parts, _ in counted)
         took_s = sum(duration_s for _, duration_s in counted)
         self._step_time_error.add(abs(expected_s - took_s), took_s, now_s)
@@ -141,6 +145,21 @@ class Estimator:
             self._new_requests = 0
             self._estimated_at_s = now_s
         return dt_s if heard else 0.0
+
+
+def _ran(model: StepTime, steps: Sequence[Step]) -> list[tuple[Parts, float]]:
+    """What each step should have taken, as `model.ran_parts` has it, and what it took."""
+    ran: list[tuple[Parts, float]] = []
+    # Experts are most of the reckoning. While the same requests decode, steps in a row often have
+    # the same ones, and differ by the keys that they read.
+    for _, group in groupby(steps, _experts_of):
+        alike = list(group)
+        base_s, experts_s, *_ = model.ran_parts(alike[0])
+        for step in alike:
+            work = step.work
+            parts = Parts(base_s, experts_s, model.rest_s(work), work.decode_tokens)
+            ran.append((parts, step.duration_s))
+    return ran
 
 
 def _p95_s(

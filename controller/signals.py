@@ -95,11 +95,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What the parts of the profile's step time are multiplied by to meet the steps of late."""
+    """What meets the steps of late: multipliers of the parts of the profile's step time, and what a
+    decoding token takes that the profile knows nothing of, since nobody was sent its answers.
+    """
 
     base: float = 1.0
     experts: float = 1.0
     rest: float = 1.0  # what else grows with tokens and keys
+    decode_token_s: float = 0.0  # of every decoding token, besides
 
 
 @dataclass(frozen=True, slots=True)

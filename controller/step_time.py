@@ -41,11 +41,12 @@ class Layer(Strict):
 
 
 class Parts(NamedTuple):
-    """A step's seconds by what they are spent on, each with a multiplier in `Correction`."""
+    """A step by what its time is spent on, each with a number in `Correction`."""
 
     base_s: float
     experts_s: float
     rest_s: float  # what else grows with tokens and keys
+    decode_tokens: float  # take what the profile does not know
 
 
 class StepTime(Strict):
@@ -53,6 +54,7 @@ class StepTime(Strict):
 
         base + token * n + sum_l size_l * (expert * T_l + slot * n * k'_l)
              + prefill_key * (keys read by prompts) + decode_key * (keys read by decoding requests)
+             + decode_token * (decoding requests)
 
     `expert` is reading an expert's weights, what decode pays for; `slot` is multiplying by them,
     what prefill pays for (arXiv 2511.02237, equation of a layer). T is measured where a step has
@@ -66,6 +68,7 @@ class StepTime(Strict):
     prefill_key_s: float = Field(ge=0)
     decode_key_s: float = Field(ge=0)
     layers: tuple[Layer, ...] = Field(min_length=1)
+    decode_token_s: float = Field(default=0.0, ge=0)  # besides; no profile has it, corrections do
 
     def step_s(self, plan: Sequence[float], work: Work) -> float:
         """Of a step to come. Where tokens differ in k', the plan is their mean."""
@@ -80,10 +83,10 @@ class StepTime(Strict):
     def ran_parts(self, step: Step) -> Parts:
         """What a step that ran should have taken."""
         experts_s = self.experts_s(step.expert_slots, step.distinct_experts)
-        return Parts(self.base_s, experts_s, self.rest_s(step.work))
+        return Parts(self.base_s, experts_s, self.rest_s(step.work), step.work.decode_tokens)
 
     def corrected(self, correction: Correction) -> "StepTime":
-        """The same model with its parts multiplied."""
+        """The same model with its parts multiplied, and what decoding tokens take besides."""
         base, experts, rest = correction.base, correction.experts, correction.rest
         return self.model_copy(
             update={
@@ -93,6 +96,7 @@ class StepTime(Strict):
                 "slot_s": experts * self.slot_s,
                 "prefill_key_s": rest * self.prefill_key_s,
                 "decode_key_s": rest * self.decode_key_s,
+                "decode_token_s": self.decode_token_s + correction.decode_token_s,
             }
         )
 
@@ -140,4 +144,5 @@ class StepTime(Strict):
             self.token_s * (work.prefill_tokens + work.decode_tokens)
             + self.prefill_key_s * work.prefill_keys
             + self.decode_key_s * work.decode_keys
+            + self.decode_token_s * work.decode_tokens
         )

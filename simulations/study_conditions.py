@@ -75,7 +75,8 @@ def _step_times(profile: Profile, settings: Settings) -> str:
         return text
     return (
         f"{text}; what the controller does not know: the fixed part takes {actual.base:g} times as "
-        f"long, experts {actual.experts:g} times, the rest {actual.rest:g} times"
+        f"long, experts {actual.experts:g} times, the rest {actual.rest:g} times, and a decoding "
+        f"token {1e3 * actual.decode_token_s:g} ms more"
     )
 
 

@@ -121,7 +121,7 @@ def test_what_was_adopted_and_decided_reads_back_equal(tmp_path: Path) -> None:
 def test_every_further_file_begins_with_what_is_in_force_and_the_plan_that_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.journal.MAX_BYTES", 2500)  # a header and two ticks
+    monkeypatch.setattr("controller.journal.MAX_BYTES", 2600)  # a header and two ticks
     now = replace(TICK, plan=replace(PLAN, epoch=9))
     path = written(tmp_path / "journal.jsonl", ADOPTED, TICK, now, now)
     files = files_of(path)

@@ -71,15 +71,23 @@ def test_a_step_that_ran_goes_by_what_was_counted() -> None:
     work = Work(prefill_tokens=2, decode_tokens=1, prefill_keys=100, decode_keys=1000)
     step = Step(work, 9.9, expert_slots=(3, 6), distinct_experts=(2, 4))
     # 1 + 0.3 + (0.02 + 0.003) + 0.5 * (0.04 + 0.006) + 0.01 + 0.01
-    assert sum(MODEL.ran_parts(step)) == approx(1.366)
-    assert MODEL.ran_parts(step) == approx(Parts(base_s=1.0, experts_s=0.046, rest_s=0.32))
+    parts = Parts(base_s=1.0, experts_s=0.046, rest_s=0.32, decode_tokens=1)
+    assert MODEL.ran_parts(step) == approx(parts)
 
 
 def test_a_corrected_model_multiplies_its_parts() -> None:
     step = Step(Work(2, 1, 100, 1000), 9.9, expert_slots=(3, 6), distinct_experts=(2, 4))
     corrected = MODEL.corrected(Correction(base=2.0, experts=3.0, rest=0.5))
-    assert corrected.ran_parts(step) == approx(Parts(2.0, 0.138, 0.16))
+    assert corrected.ran_parts(step) == approx(Parts(2.0, 0.138, 0.16, 1))
     assert MODEL.corrected(Correction()) == MODEL
+
+
+def test_a_corrected_model_adds_what_decoding_tokens_take_besides() -> None:
+    prompts, both = Work(3, 0, 100, 0), Work(3, 5, 100, 0)
+    sends = MODEL.corrected(Correction(decode_token_s=0.5))
+    assert sends.step_s((1, 2), prompts) == MODEL.step_s((1, 2), prompts)
+    assert sends.step_s((1, 2), both) == approx(MODEL.step_s((1, 2), both) + 2.5)
+    assert sends.corrected(Correction(decode_token_s=0.1)).decode_token_s == approx(0.6)
 
 
 def test_a_step_has_to_have_as_many_layers_as_the_model() -> None:
