@@ -63,20 +63,24 @@ class RecursiveCorrection:
         base_s, experts_s, rest_s, decode_tokens = parts
         return z0 * base_s + z1 * experts_s + z2 * rest_s + z3 * TOKEN_S * decode_tokens
 
-    def learn(self, steps: Sequence[tuple[Parts, float]]) -> None:
-        """Steps of one heartbeat, by their parts and the seconds they took; they fade together."""
+    def learn(self, steps: Sequence[tuple[Parts, float]]) -> float:
+        """Steps of one heartbeat, by their parts and the seconds they took; they fade together.
+
+        Gives the seconds that it had expected of them all.
+        """
         # Written out: every step comes by here.
         z0, z1, z2, z3 = self._z
-        total_s = b0 = b1 = b2 = b3 = 0.0
+        total_s = all_expected_s = b0 = b1 = b2 = b3 = 0.0
         r00 = r01 = r02 = r03 = r11 = r12 = r13 = r22 = r23 = r33 = 0.0
         for (base_s, experts_s, rest_s, decode_tokens), took_s in steps:
             predicted_s = base_s + experts_s + rest_s
+            tokens_s = TOKEN_S * decode_tokens
+            expected_s = z0 * base_s + z1 * experts_s + z2 * rest_s + z3 * tokens_s
+            all_expected_s += expected_s
             # A model without a base may expect nothing of a step without tokens.
             if predicted_s <= 0:
                 continue
             total_s += predicted_s
-            tokens_s = TOKEN_S * decode_tokens
-            expected_s = z0 * base_s + z1 * experts_s + z2 * rest_s + z3 * tokens_s
             if took_s > expected_s * SURPRISE:
                 took_s = expected_s * SURPRISE
             elif took_s < expected_s / SURPRISE:
@@ -100,13 +104,14 @@ class RecursiveCorrection:
             r23 += share * tokens_s
             r33 += tokens_s / predicted_s * tokens_s
         if not total_s:
-            return
+            return all_expected_s
         forget = math.exp(-total_s / MEMORY_S)
         new_b = (b0, b1, b2, b3)
         new_r = (r00, r01, r02, r03, r11, r12, r13, r22, r23, r33)
         self._b = [forget * old + new for old, new in zip(self._b, new_b, strict=True)]
         self._r = [forget * old + new for old, new in zip(self._r, new_r, strict=True)]
         self._z = self._solve()
+        return all_expected_s
 
     def _solve(self) -> list[float]:
         """The minimum over all z; where that is out of bounds, coordinate descent within them."""

@@ -128,10 +128,9 @@ class Estimator:
         """
         # Without counts nobody knows what a step ran.
         counted = _ran(self._profile.step_time, [step for step in steps if step.expert_slots])
-        expected_s = sum(self._correction.expected_s(parts) for parts, _ in counted)
         took_s = sum(duration_s for _, duration_s in counted)
+        expected_s = self._correction.learn(counted)
         self._step_time_error.add(abs(expected_s - took_s), took_s, now_s)
-        self._correction.learn(counted)
 
     def _advance_rates(self, now_s: float, heard: bool) -> float:
         """Silence is not a rate of zero: without a fresh replica the rates stay as they were.

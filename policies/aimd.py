@@ -59,8 +59,8 @@ class Aimd:
         )
 
     def _checked(self, theta: float, load: Load) -> tuple[float, str]:
-        goals = self._goals
-        strain = max(goals.ttft_share(load), goals.tpot_share(load))
+        _, ttft, tpot = self._goals.strains(load)
+        strain = max(ttft, tpot)
         if strain > 1:
             return self.DECREASE * theta, "decrease"
         if strain >= self.HOLD_FROM:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from controller.config import DEFAULT_CLASS, SloClass, SloPolicy
 from controller.signals import Load
@@ -35,6 +36,14 @@ class Part:
     @property
     def tpot_share(self) -> float:
         return (self.tpot_p95_s or 0.0) / self.tpot_s
+
+
+class Strains(NamedTuple):
+    """Shares of their objectives; 0 where nothing is known."""
+
+    wait: float  # of the oldest without a first token
+    ttft: float
+    tpot: float
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: `classes` is kept
@@ -110,15 +119,14 @@ class Goals:
             load.tpot_p95_s,
         )
 
-    def wait_share(self, load: Load) -> float:
-        """Of the class that is worst off."""
-        return max(part.wait_share for part in self.parts(load))
-
-    def ttft_share(self, load: Load) -> float:
-        return max(part.ttft_share for part in self.parts(load))
-
-    def tpot_share(self, load: Load) -> float:
-        return max(part.tpot_share for part in self.parts(load))
+    def strains(self, load: Load) -> Strains:
+        """Each of the class that is worst off."""
+        parts = self.parts(load)
+        return Strains(
+            max(part.wait_share for part in parts),
+            max(part.ttft_share for part in parts),
+            max(part.tpot_share for part in parts),
+        )
 
     def beside(self, load: Load) -> str:
         """The latencies of late beside their objectives, of the classes worst off, for a reason."""

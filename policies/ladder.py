@@ -38,7 +38,7 @@ class Ladder:
         if load.replicas == 0 or load.oldest_wait_s is None:
             return Budget(load.mean_k, "load unknown: hold")
         here = min(self._mean_ks, key=lambda mean_k: abs(mean_k - load.mean_k))
-        wait, ttft, tpot = self._strains(load)
+        wait, ttft, tpot = self._goals.strains(load)
         queue = wait >= ROOM or (load.worst_waiting_tokens or 0) > self._step_tokens
         settled = load.at_s - self._running[1] >= LATENCY_WINDOW_S
         decoding = bool(load.running_requests)
@@ -60,8 +60,3 @@ class Ladder:
             f"{what}: oldest wait {load.oldest_wait_s:.3f}, {self._goals.beside(load)}, "
             f"{load.worst_waiting_tokens or 0} tokens wait",
         )
-
-    def _strains(self, load: Load) -> tuple[float, float, float]:
-        """Shares of their objectives: oldest wait, TTFT p95, TPOT p95; 0 where nothing is known."""
-        goals = self._goals
-        return goals.wait_share(load), goals.ttft_share(load), goals.tpot_share(load)

@@ -78,8 +78,7 @@ class Pid:
         known = load.ttft_p95_s is not None or load.tpot_p95_s is not None
         if not load.oldest_wait_s and not (load.running_requests and known):
             return None
-        goals = self._goals
-        return max(goals.wait_share(load), goals.ttft_share(load), goals.tpot_share(load))
+        return max(self._goals.strains(load))
 
     def _feed_forward(self, load: Load) -> float:
         """The u at which every class's backlog is prefilled just in time."""

@@ -76,15 +76,11 @@ class Served:
     sum_k: float = 0.0
     sum_quality: float = 0.0
 
-    def add(self, plan: Plan, slo_class: str, num_tokens: int) -> "Served":
-        """Count tokens; gives back these tokens alone, for their own chunk."""
-        mean_k, quality = plan.mean_k_of(slo_class), plan.quality_of(slo_class)
-        these = Served(plan.epoch, num_tokens, num_tokens * mean_k, num_tokens * quality)
-        self.epoch = these.epoch
-        self.num_tokens += these.num_tokens
-        self.sum_k += these.sum_k
-        self.sum_quality += these.sum_quality
-        return these
+    def add(self, plan: Plan, slo_class: str, num_tokens: int) -> None:
+        self.epoch = plan.epoch
+        self.num_tokens += num_tokens
+        self.sum_k += num_tokens * plan.mean_k_of(slo_class)
+        self.sum_quality += num_tokens * plan.quality_of(slo_class)
 
     def body(self) -> dict[str, float | int]:
         """Token means, with the epoch of the last plan."""

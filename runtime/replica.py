@@ -204,7 +204,7 @@ class Replica:
         tokenizer, decode = self._checkpoint.tokenizer, DecodeStream(skip_special_tokens=True)
         eos_token_id = None if request.ignore_eos else tokenizer.eos_token_id
         text, served, finished = "", Served(), False
-        emissions = self._streams.open(completion.id)
+        stream = self._streams.open(completion.id)
         self._telemetry.arrived(
             completion.id, slo_class, len(prompt), request.max_tokens, arrived_s
         )
@@ -219,18 +219,21 @@ class Replica:
                 self._rank(slo_class, arrived_s),
             )
             while not finished:
-                emission = await emissions.get()
-                if isinstance(emission, Refusal):
-                    raise refused(emission)
-                if emission.error:
-                    raise ApiError(500, f"generation failed: {emission.error}")
-                finished = emission.finished
-                tokens = [token for token in emission.tokens if token != eos_token_id]
-                steps = (decode.step(tokenizer.backend_tokenizer, token) for token in tokens)
-                piece = "".join(step or "" for step in steps)
+                piece, now, stopped = "", Served(), False
+                for emission in await stream.take():
+                    if isinstance(emission, Refusal):
+                        raise refused(emission)
+                    if emission.error:
+                        raise ApiError(500, f"generation failed: {emission.error}")
+                    finished = emission.finished
+                    tokens = [token for token in emission.tokens if token != eos_token_id]
+                    stopped = len(tokens) < len(emission.tokens)
+                    for token in tokens:
+                        piece += decode.step(tokenizer.backend_tokenizer, token) or ""
+                    for count in (served, now):
+                        count.add(emission.plan, slo_class, len(emission.tokens))
                 text += piece
-                now = served.add(emission.plan, slo_class, len(emission.tokens))
-                reason = finish_reason(finished, len(tokens) < len(emission.tokens))
+                reason = finish_reason(finished, stopped)
                 if request.stream:
                     yield completion.body(piece, reason, now, None)
             total = usage(len(prompt), served.num_tokens)

@@ -40,6 +40,7 @@ class SteppedManager(ContinuousBatchingManager):
         self._salt_of: Callable[[str], int] | None = None
         self.read_by_page = False  # for attention that takes `pages`; before the start
         self.current_batch = 0
+        self._ended_s: float | None = None  # the last round of the loop, if it ran a step
 
     def sample_with(self, nucleus: Nucleus) -> None:
         """Take the next tokens as `runtime.sampling` does; before the start."""
@@ -79,11 +80,14 @@ class SteppedManager(ContinuousBatchingManager):
     def _generation_loop_body(
         self, batch_processor: ContinuousBatchProcessor, bootstrapping: bool
     ) -> bool:
-        batches_before, started_s = self.current_batch, time.perf_counter()
+        # What a step's report and the threads that its tokens wake take from this one delays the
+        # step that follows at once: its time begins where the last one's ended.
+        batches_before, started_s = self.current_batch, self._ended_s or time.perf_counter()
         goes_on = super()._generation_loop_body(batch_processor, bootstrapping)
+        self._ended_s = None
         if self.current_batch > batches_before:
-            duration_s = time.perf_counter() - started_s
-            self._on_step(*_composition(batch_processor, duration_s))
+            self._ended_s = time.perf_counter()
+            self._on_step(*_composition(batch_processor, self._ended_s - started_s))
         return goes_on
 
 

@@ -1,4 +1,5 @@
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -263,3 +264,15 @@ def test_a_cap_that_never_binds_changes_nothing() -> None:
         bench.submit("capped", ids, 20)
         bench.wait_for_end("capped")
         assert bench.tokens("capped") == in_class(None, ids)
+
+
+def test_what_delays_the_next_step_counts_as_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had counted for no step: live, a millisecond of each that made a token."""
+    clock = iter(range(1000))
+    by_hand = SimpleNamespace(perf_counter=lambda: float(next(clock)))
+    monkeypatch.setattr("runtime.stepped.time", by_hand)
+    with Bench() as bench:
+        bench.submit("a", prompt(1, 10), 5)
+        bench.wait_for_end("a")
+    # The clock is asked where a step begins after a wait, and where one ends.
+    assert [step.duration_s for step in bench.steps] == [1.0] * 5

@@ -213,14 +213,6 @@ def test_what_was_served_is_a_mean_over_tokens_and_the_last_epoch() -> None:
     assert served.body() == {"epoch": 5, "mean_k": 6.5, "quality": pytest.approx(0.9)}
 
 
-def test_a_chunk_speaks_of_its_own_tokens() -> None:
-    served = Served()
-    served.add(Plan(4, (8, 8), quality=1.0), DEFAULT_CLASS, num_tokens=3)
-    chunk = served.add(Plan(5, (1, 3), quality=0.6), DEFAULT_CLASS, num_tokens=2)
-    assert chunk.num_tokens == 2
-    assert chunk.body() == {"epoch": 5, "mean_k": 2.0, "quality": pytest.approx(0.6)}
-
-
 def test_nothing_served_has_no_mean() -> None:
     assert Served().body() == {"epoch": 0, "mean_k": 0.0, "quality": 0.0}
 
