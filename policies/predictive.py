@@ -16,7 +16,6 @@ from policies.foresight import drain_s, step_s
 from policies.goals import Goals, Part
 
 HORIZON_S = SUSTAINED_S  # what is expected of arrivals is expected for so long
-CLIMB_WORTH = 0.003  # of quality: a climb that is expected to bring less is not made
 LATE_WEIGHT = 10.0  # what is late counts for so much of the next lower priority
 ENOUGH_ON_TIME = 0.99  # less is called overload
 SAME_K = 1e-6
@@ -110,8 +109,8 @@ class Predictive:
     ten times, so that a promise goes before experts.
 
     Quiet: nothing is late, the best level is taken. Entering load: the level falls with the chance
-    of being late. Leaving load: a climb has to be worth it; on a throttled GPU the model is not
-    trusted with one. Overload: the level that loses least, and the reason says so.
+    of being late. Leaving load: what a climb would make late counts twice, and on a throttled GPU
+    the model is not trusted with one. Overload: the level that loses least, and the reason says so.
     """
 
     def __init__(self, profile: Profile, goals: Goals) -> None:
@@ -130,9 +129,9 @@ class Predictive:
             if found and found[0][0] >= most:
                 break  # nor would any of those below be worth more
             prospect = self._prospect(level, now)
-            climb = CLIMB_WORTH if now.is_climb(level) else 0.0
+            doubt = 1 - prospect.on_time if now.is_climb(level) else 0.0
             # Where nothing will be on time at any level, the least strained is the best.
-            rank = prospect.worth - climb, -prospect.worst.strain
+            rank = prospect.worth - doubt, -prospect.worst.strain
             if found is None or rank > found[0]:
                 found = rank, prospect
         assert found is not None
