@@ -36,7 +36,9 @@ def step(plan: tuple[int, int], work: Work, noise: float) -> Step:
     ]
     slots = [int(k * work.tokens) for k in plan]
     ran = Step(work, 1.0, tuple(slots), tuple(distinct))
-    return Step(work, sum(TRUE.ran_parts(ran)) * noise, tuple(slots), tuple(distinct))
+    base_s, experts_s, rest_s, _ = TRUE.ran_parts(ran)
+    seconds = (base_s + experts_s + rest_s) * noise
+    return Step(work, seconds, tuple(slots), tuple(distinct))
 
 
 def timed(noise: float, rounds: int = 4, drift: float = 0.0) -> list[TimedStep]:
