@@ -152,9 +152,9 @@ class Predictive:
 
     def _open_to(self, now: Situation) -> list[Level]:
         """The best first; the lowest always is."""
-        *higher, lowest = self._best_first
         if not now.load.gpu_throttled:
-            return [*higher, lowest]
+            return self._best_first
+        *higher, lowest = self._best_first
         return [*(level for level in higher if not now.is_climb(level)), lowest]
 
     def _prospect(self, level: Level, now: Situation) -> Prospect:
