@@ -219,12 +219,13 @@ class Replica:
                 self._rank(slo_class, arrived_s),
             )
             while not finished:
-                piece, now, stopped = "", Served(), False
+                piece, now, stopped, failed = "", Served(), False, None
                 for emission in await stream.take():
                     if isinstance(emission, Refusal):
                         raise refused(emission)
                     if emission.error:
-                        raise ApiError(500, f"generation failed: {emission.error}")
+                        failed = ApiError(500, f"generation failed: {emission.error}")
+                        break
                     finished = emission.finished
                     tokens = [token for token in emission.tokens if token != eos_token_id]
                     stopped = len(tokens) < len(emission.tokens)
@@ -234,8 +235,10 @@ class Replica:
                         count.add(emission.plan, slo_class, len(emission.tokens))
                 text += piece
                 reason = finish_reason(finished, stopped)
-                if request.stream:
+                if request.stream and now.num_tokens:
                     yield completion.body(piece, reason, now, None)
+                if failed:  # after what came before it
+                    raise failed
             total = usage(len(prompt), served.num_tokens)
             if not request.stream:
                 yield completion.body(text, reason, served, total)
