@@ -17,6 +17,8 @@ def drain_s(
     """How long a backlog of so many tokens takes: each step has room for what is left beside the
     running requests that go first, counted over all replicas. Lower classes wait for it.
     """
+    if not waiting_tokens:
+        return 0.0
     running = running_requests / load.replicas
     room = max(1.0, chunk_tokens - running)
     return waiting_tokens / room * _step_s(model, plan, load, chunk_tokens, room, running)

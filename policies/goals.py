@@ -19,7 +19,8 @@ class Part:
     tpot_s: float
     share: float  # of the tokens, of this class and those that go before it
     worst_waiting_tokens: int  # likewise, of the replica with the most
-    running_requests: int  # likewise, of all replicas
+    waiting_tokens: int  # likewise, of all replicas, like the following
+    running_requests: int
     oldest_wait_s: float  # of this class, like the following
     ttft_p95_s: float | None
     tpot_p95_s: float | None
@@ -97,6 +98,7 @@ class Goals:
                     mine.tpot_s,
                     sum(shares.get(other, 0.0) for other in before),
                     sum(loads[other].worst_waiting_tokens for other in before),
+                    sum(loads[other].waiting_tokens for other in before),
                     sum(loads[other].running_requests for other in before),
                     each.oldest_wait_s,
                     each.ttft_p95_s,
@@ -106,13 +108,16 @@ class Goals:
         return parts
 
     def _whole(self, load: Load) -> Part:
+        worst = load.worst_waiting_tokens or 0
         return Part(
             DEFAULT_CLASS,
             0,
             self.ttft_s,
             self.tpot_s,
             1.0,
-            load.worst_waiting_tokens or 0,
+            worst,
+            # Unknown: as many at every replica.
+            worst * load.replicas if load.waiting_tokens is None else load.waiting_tokens,
             load.running_requests or 0,
             load.oldest_wait_s or 0.0,
             load.ttft_p95_s,
