@@ -8,7 +8,8 @@ Replicas that share their cores with each other, Ray and the load generator are 
 profile, which was made on an idle machine, and their steps scatter. The controller measures both as
 it serves. The simulated machine is the profile with the step times that the live controller found
 in that arm, scattered as its error says; the simulated controller knows no more than a live one.
-Beside it the profile as it is.
+What users see includes the way to a replica and back, which is measured meanwhile
+(`benchmarks.way`). Beside it the profile as it is.
 
     python -m benchmarks.fidelity [--trace T --start S --span S] [--peak-share 0.3] [--rounds 1]
 """
@@ -35,13 +36,14 @@ from benchmarks.options import (
     Span,
     Start,
 )
+from benchmarks.way import probed, way_of
 from commands.stage import REPLICAS, Run, fixed, prepare, staged, under
 from controller.config import PolicyChoice, SloPolicy
 from controller.profiles import Profile
 from controller.signals import Correction
 from simulations.results import summarise
 from simulations.schedule import Requests, scale_to_peak
-from simulations.settings import Noise, Settings
+from simulations.settings import Noise, Settings, Way
 from simulations.simulate import simulate
 from simulations.timeline import Tick, step_time_error
 
@@ -96,8 +98,11 @@ def main(
                 material.requests, capacity.between(peak_share), PEAK_WINDOW_S, number
             )
             for name, arm in arms.items():
-                run = stage.run(name, arm, schedule, watch_s=WATCH_S, seed=number)
-                found.append({"round": number, "arm": name, **both(run, schedule, arm, profile)})
+                with probed(stage.url) as took_s:
+                    run = stage.run(name, arm, schedule, watch_s=WATCH_S, seed=number)
+                settings = machine_of(run.ticks, way_of(took_s))
+                figures = both(run, schedule, arm, profile, settings)
+                found.append({"round": number, "arm": name, **figures})
     json_file.write_text(json.dumps({"trace": trace.stem, "found": found}, indent=1) + "\n")
     console.print(table(found))
     console.print(f"figures {json_file}")
@@ -112,25 +117,27 @@ def arms_of(slo_policy: SloPolicy) -> dict[str, SloPolicy]:
     }
 
 
-def both(run: Run, schedule: Requests, slo_policy: SloPolicy, profile: Profile) -> dict[str, Any]:
+def both(
+    run: Run, schedule: Requests, slo_policy: SloPolicy, profile: Profile, settings: Settings
+) -> dict[str, Any]:
     """The figures of an arm: live, on the machine as it was found, and by the profile as it is."""
-    settings = machine_of(run.ticks)
     return {
         "requests": len(schedule),
         "actual": asdict(settings.actual)
-        | {"sigma": settings.noise.sigma if settings.noise else None},
+        | {"sigma": settings.noise.sigma if settings.noise else None}
+        | {"way": asdict(settings.way) if settings.way else None},
         "live": run.figures(slo_policy.slo_classes),
         "simulated": simulated(schedule, slo_policy, profile, settings),
         "by_profile": simulated(schedule, slo_policy, profile, Settings(replicas=REPLICAS)),
     }
 
 
-def machine_of(ticks: Sequence[Tick]) -> Settings:
-    """As the live controller found it: the mean over its decisions."""
+def machine_of(ticks: Sequence[Tick], way: Way | None) -> Settings:
+    """As the live controller found it, the mean over its decisions, and the way to it."""
     known = [tick.correction for tick in ticks if tick.correction is not None]
     error = step_time_error(list(ticks))
     if not known or error is None:
-        return Settings(replicas=REPLICAS)
+        return Settings(replicas=REPLICAS, way=way)
     actual = Correction(
         fmean(each.base for each in known),
         fmean(each.experts for each in known),
@@ -138,7 +145,7 @@ def machine_of(ticks: Sequence[Tick]) -> Settings:
         fmean(each.decode_token_s for each in known),
     )
     noise = Noise(SIGMA_OF_ERROR * error, CORRELATION)
-    return Settings(replicas=REPLICAS, actual=actual, noise=noise)
+    return Settings(replicas=REPLICAS, actual=actual, noise=noise, way=way)
 
 
 def simulated(

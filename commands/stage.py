@@ -117,6 +117,10 @@ class Stage:
         self._prompts = prompts
         self._journal = journal
 
+    @property
+    def url(self) -> str:
+        return self._cluster.url
+
     def capacity(self, slo_policy: SloPolicy, requests: Requests) -> Capacity:
         """At the policy's ceiling and at its floor, with nobody refused for being late."""
         experts, admission = slo_policy.experts, slo_policy.admission

@@ -25,6 +25,12 @@ class Part:
     ttft_p95_s: float | None
     tpot_p95_s: float | None
 
+    def other_waiting_tokens(self, replicas: int) -> float:
+        """Mean over the other replicas."""
+        if replicas == 1:
+            return 0.0
+        return max(0, self.waiting_tokens - self.worst_waiting_tokens) / (replicas - 1)
+
     @property
     def wait_share(self) -> float:
         """How much of its objective a latency uses up; none where it is not known."""

@@ -32,6 +32,7 @@ class Cluster:
         self._events, self._settings = machine.events, machine.settings
         self._classes = machine.slo_policy.slo_classes
         self._requests = requests
+        self._ways = machine.ways(len(requests))
         self._choices = Random(f"{machine.seed} {ROUTING_STREAM}")
         self.records: list[Record] = []
         self.sizes: list[tuple[float, int]] = []  # when, and how many replicas took requests then
@@ -128,8 +129,12 @@ class Cluster:
     ) -> None:
         """Of a request that ends now; latencies count from its scheduled arrival."""
         request, made = self._requests[job.index], job.generated
-        took_s = self._events.now_s - request.arrival_s
-        ttft_s = None if job.first_token_s is None else job.first_token_s - request.arrival_s
+        first_s, last_s = self._ways[job.index]
+        took_s = self._events.now_s - request.arrival_s + (last_s if made > 1 else first_s)
+        ttft_s = None
+        if job.first_token_s is not None:
+            ttft_s = job.first_token_s - request.arrival_s + first_s
+            took_s = max(took_s, ttft_s)  # no token overtakes another
         completed = status == "completed"
         self.records.append(
             Record(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import exp, pi, sqrt
+from math import exp, log, pi, sqrt
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from simulations.settings import Noise, Settings
 from simulations.step_cost import StepCost
 
 NOISE_STREAM = 3  # draws of their own, beside those of `simulations.mix` and `simulations.arrivals`
+WAY_STREAM = 5
 NUM_DRAWN = 4096  # at a time
 
 
@@ -39,6 +40,15 @@ class Machine:
             for draw in rng.standard_normal(NUM_DRAWN).tolist():
                 yield exp(mean + last)
                 last = noise.correlation * last + fresh * draw
+
+    def ways(self, num_requests: int) -> list[tuple[float, float]]:
+        """Of each request, what its first and its last token take besides."""
+        way = self.settings.way
+        if way is None:
+            return [(0.0, 0.0)] * num_requests
+        rng = np.random.default_rng([self.seed, WAY_STREAM])
+        delays = rng.lognormal(log(way.mean_s) - way.sigma**2 / 2, way.sigma, (num_requests, 2))
+        return [(first_s, last_s) for first_s, last_s in delays.tolist()]
 
     def _noise_of_fit(self) -> Noise:
         """The mean error of a lognormal factor is about sigma * sqrt(2 / pi)."""

@@ -26,6 +26,23 @@ class Noise:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """From the sender to a replica and back, beside what the replica does: of the first token and
+    of the last, each with a lognormal delay of its own. Replicas know nothing of it.
+    """
+
+    mean_s: float
+    sigma: float  # of the logarithm
+
+    def __post_init__(self) -> None:
+        if not (0 < self.mean_s < inf and 0 <= self.sigma < inf):
+            raise ValueError(
+                f"a way of {self.mean_s:g} s and sigma {self.sigma:g}: expected a time above 0, "
+                "and 0 or more"
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Cache and drain limit are those of runtime/app.py; delays are of replicas on one machine."""
@@ -38,6 +55,7 @@ class Settings:
     drain_limit_s: float = 900.0  # a replica that goes ends what it has begun, for so long
     network_s: float = 0.002  # of a heartbeat, and of an answer that brings no new plan
     actuation_s: float = 0.02  # from a new plan to a replica; then it waits for the running step
+    way: Way | None = None  # of requests and answers; None: they take none
     cache_tokens: int = 65_536  # keys and values of so many tokens, by replica
     # How the machine differs from the profile, which the controller goes by all the same.
     actual: Correction = field(default_factory=Correction)

@@ -44,6 +44,8 @@ Answer = Callable[[int, Request, SloPolicy], Record]
 class FakeStage:
     """Remembers who was sent what."""
 
+    url = "http://127.0.0.1:9"  # nobody listens there
+
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self.runs: list[tuple[str, Requests, int]] = []

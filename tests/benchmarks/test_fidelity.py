@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from benchmarks import fidelity
 from benchmarks.fidelity import LIMITS, Limit, arms_of, machine_of, off, table
 from controller.signals import Correction
+from simulations.settings import Way
 from simulations.timeline import Tick
 from tests.benchmarks.fake_stage import FakeStage, answer, material
 from tests.fakes import slo_policy
@@ -36,16 +38,17 @@ def test_the_arms_are_both_ends_and_the_default_policy() -> None:
 
 
 def test_the_machine_is_what_the_live_controller_found() -> None:
-    settings = machine_of([tick(0.0, 2.0, 0.1), tick(1.0, 3.0, 0.2), Tick(2.0, 8.0, 1, 0, "calm")])
+    ticks = [tick(0.0, 2.0, 0.1), tick(1.0, 3.0, 0.2), Tick(2.0, 8.0, 1, 0, "calm")]
+    settings = machine_of(ticks, Way(0.02, 0.5))
     assert settings.actual == Correction(2.5, 1.5, 2.0)
     assert settings.noise is not None
     assert settings.noise.sigma == pytest.approx(1.9 * 0.15)
     assert settings.noise.correlation == 0.5
-    assert settings.replicas == 2
+    assert (settings.replicas, settings.way) == (2, Way(0.02, 0.5))
 
 
 def test_a_controller_that_found_nothing_leaves_the_profile() -> None:
-    settings = machine_of([Tick(0.0, 8.0, 1, 0, "calm"), tick(1.0, 2.0, None)])
+    settings = machine_of([Tick(0.0, 8.0, 1, 0, "calm"), tick(1.0, 2.0, None)], None)
     assert settings.actual == Correction() and settings.noise is None
 
 
@@ -73,6 +76,7 @@ def test_each_arm_is_run_live_and_simulated_as_the_same_schedule(
     stage = FakeStage(lambda index, request, _: answer(index, request))
     monkeypatch.setattr(fidelity, "prepare", material(slo_policy()))
     monkeypatch.setattr(fidelity, "staged", stage.staged)
+    monkeypatch.setattr(fidelity, "probed", lambda _: nullcontext([0.02, 0.02, 0.02]))
     app = typer.Typer()
     app.command()(fidelity.main)
     json_file = tmp_path / "fidelity.json"
@@ -86,3 +90,6 @@ def test_each_arm_is_run_live_and_simulated_as_the_same_schedule(
         assert (each["arm"], each["round"], each["requests"]) == (name, seed, len(requests))
         assert each["live"]["ttft_p95_s"] == 0.1
         assert each["simulated"]["attainment"] == each["by_profile"]["attainment"] == 1.0
+        assert each["actual"]["way"] == pytest.approx({"mean_s": 0.02, "sigma": 0.0})
+        way_s = each["simulated"]["ttft_p95_s"] - each["by_profile"]["ttft_p95_s"]
+        assert way_s == pytest.approx(0.02, abs=0.001)  # within the sketch's accuracy

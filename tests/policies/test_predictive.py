@@ -2,8 +2,7 @@
 
 At k' 1, 2, 4 and 8 a full step of 100 tokens takes 20, 30, 50 and 90 ms. A backlog of 1000 tokens
 takes ten of them where nobody decodes, a request of 100 prompt and 100 output tokens two: 40, 60,
-100 and 180 ms. So k' serves 25, 16.7, 10 and 5.6 requests a second, and after 0.98 s of backlog, 24.5
-requests, a prompt is late at any k'.
+100 and 180 ms.
 """
 
 import json
@@ -12,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from controller.profiles import Profile
-from controller.signals import Budget, Correction, Load
+from controller.signals import Correction, Load
 from policies.goals import Goals
 from policies.predictive import Predictive
 from tests.fakes import Running, load, profile, profile_data, slo_policy
@@ -35,7 +34,7 @@ def test_quiet_takes_the_best_rung() -> None:
     budget = predictive().decide(load())
     assert budget.mean_k == 8
     outlook = "TTFT 0.090/1.000 s, TPOT 0.010/0.100 s, use 0.00"
-    assert budget.reason == f"price 0.000, 0.0/24.5 queued: {outlook}"
+    assert budget.reason == f"100.0 % on time, worth 1.000: {outlook}"
 
 
 def test_a_quality_above_that_of_the_full_k_is_noise() -> None:
@@ -45,52 +44,33 @@ def test_a_quality_above_that_of_the_full_k_is_noise() -> None:
     assert lucky.decide(load()).mean_k == 8
 
 
-def test_a_backlog_takes_the_best_rung_under_which_a_prompt_behind_it_is_on_time() -> None:
-    """Nobody else comes: (tokens / 100 + 1) steps up to 1 s."""
-    backlogs = (1011, 1012, 1900, 1901, 3233, 3234)
-    choices = [first_choice(load(worst_waiting_tokens=tokens)) for tokens in backlogs]
-    assert choices == [8, 4, 4, 2, 2, 1]
+def test_a_backlog_takes_the_rung_that_is_worth_most() -> None:
+    choices = [first_choice(load(worst_waiting_tokens=tokens)) for tokens in (1000, 1800, 3000)]
+    assert choices == [8, 4, 2]
 
 
-def queued(tokens: int = 400, rps: float = 20.0, **changes: object) -> Load:
-    return load(worst_waiting_tokens=tokens, arrival_rps_sustained=rps, **changes)
+def test_a_backlog_may_cost_as_much_as_the_experts_that_would_save_it() -> None:
+    """At k' 8 prompts have 1 - 0.09 s. Of 4.91 s of engine time a tenth is late with 1.401 s of
+    backlog, as much as the next rung costs; that takes up to 0.95 + 4.95 / 9 s.
+    """
+    choices = [first_choice(load(worst_waiting_tokens=n)) for n in (1556, 1557, 2999, 3001)]
+    assert choices == [8, 4, 4, 2]
+    budget = predictive().decide(load(worst_waiting_tokens=1556))
+    assert budget.reason.startswith("overload: 90.0 % on time, worth 0.900: TTFT 1.490/1.000 s")
 
 
-def test_a_queue_takes_the_more_experts_the_longer_it_is() -> None:
-    choices = [first_choice(queued(tokens)) for tokens in (0, 100, 200, 300, 800)]
-    assert choices == [8, 8, 4, 2, 2]
-    assert "price 0.463, 2.0/24.5 queued" in predictive().decide(queued(400)).reason
+def test_what_is_late_is_a_mean_over_replicas() -> None:
+    """3000 tokens take 2.7 s at k' 8, and have 0.91: 36.5 % of 4.91 s is late, at one of four."""
+    longest = {"replicas": 4, "worst_waiting_tokens": 3000}
+    alone, alike = (load(**longest, waiting_tokens=tokens) for tokens in (3000, 12_000))
+    assert (first_choice(alone), first_choice(alike)) == (8, 2)
+    assert "90.9 % on time" in predictive().decide(alone).reason
 
 
-def test_a_queue_takes_the_more_experts_the_more_is_to_follow() -> None:
-    choices = [first_choice(queued(rps=rps)) for rps in (0.0, 10.0, 14.0, 20.0, 40.0)]
-    assert choices == [8, 8, 4, 2, 1]
-
-
-def test_without_a_queue_no_rate_takes_experts() -> None:
-    """Who serves all that is there has nothing to buy. Trials with a lead were worse, see the log."""
-    assert first_choice(queued(0, rps=50.0)) == 8
-
-
-def test_k_rises_again_as_the_queue_goes() -> None:
-    policy = predictive()
-    assert [policy.decide(queued(n)).mean_k for n in (800, 200, 100)] == [2, 4, 8]
-
-
-def test_one_k_is_for_all_replicas_and_goes_by_their_mean_price() -> None:
-    uneven, even = (
-        queued(400, rps=60.0, replicas=4, waiting_tokens=total) for total in (400, 1600)
-    )
-    assert (first_choice(uneven), first_choice(even)) == (8, 4)
-    # As many everywhere, if it is not known how many there are.
-    unknown = queued(400, rps=60.0, replicas=4, waiting_tokens=None)
-    assert predictive().decide(unknown) == predictive().decide(even)
-
-
-def test_the_longest_queue_has_to_be_on_time() -> None:
-    uneven = load(replicas=4, waiting_tokens=3000, worst_waiting_tokens=3000)
-    even = load(replicas=4, waiting_tokens=4000, worst_waiting_tokens=1000)
-    assert (first_choice(uneven), first_choice(even)) == (2, 8)
+def test_other_backlogs_are_as_long_where_nothing_is_known_of_them() -> None:
+    longest = {"replicas": 4, "worst_waiting_tokens": 3000}
+    unknown, alike = (load(**longest, waiting_tokens=tokens) for tokens in (None, 12_000))
+    assert predictive().decide(unknown) == predictive().decide(alike)
 
 
 def test_what_the_oldest_has_waited_is_past_and_costs_no_experts() -> None:
@@ -100,42 +80,49 @@ def test_what_the_oldest_has_waited_is_past_and_costs_no_experts() -> None:
     assert first_choice(load(**nearly_done)) == 8
 
 
-def test_a_longer_objective_leaves_more_room_for_a_queue() -> None:
-    choices = [predictive(ttft_s=ttft_s).decide(queued(rps=10.0)).mean_k for ttft_s in (0.6, 2.0)]
-    assert choices == [4, 8]
+def test_a_backlog_leaves_so_much_less_for_what_comes() -> None:
+    """A tenth is late with 1.401 s more in four seconds than the engine does: 0.18 a - 1 = 0.350.
+    With 0.36 s of them there already, 0.260.
+    """
+    assert first_choice(load(arrival_rps_sustained=7.50)) == 8
+    assert first_choice(load(arrival_rps_sustained=7.51)) == 4
+    heading = {"worst_waiting_tokens": 400}
+    assert first_choice(load(**heading, arrival_rps_sustained=7.00)) == 8
+    assert first_choice(load(**heading, arrival_rps_sustained=7.01)) == 4
 
 
-def test_the_less_sure_a_rate_the_sooner_a_queue_may_be_gone_and_the_later_it_grows() -> None:
-    """Above what any k' serves, doubt is hope; below, it is fear."""
-    too_many = [first_choice(queued(rps=20.0, arrival_rps_upper=upper)) for upper in (20, 23, 26)]
-    assert too_many == [2, 4, 8]
-    few = [
-        first_choice(queued(tokens=900, rps=5.0, arrival_rps_upper=upper)) for upper in (None, 60)
-    ]
-    reasons = [
-        predictive().decide(queued(tokens=900, rps=5.0, arrival_rps_upper=upper)).reason
-        for upper in (1.0, 5.0, 10.0, 20.0)
-    ]
-    prices = [float(reason.split(",")[0].removeprefix("price ")) for reason in reasons]
-    assert few == [8, 8]
-    assert prices[0] == prices[1] < prices[2] < prices[3]
+def test_a_longer_objective_leaves_more_for_what_comes() -> None:
+    # (1.91 + 5.91 / 10) / 4 = 0.625
+    patient = predictive(ttft_s=2.0)
+    assert patient.decide(load(arrival_rps_sustained=9.02)).mean_k == 8
+    assert patient.decide(load(arrival_rps_sustained=9.04)).mean_k == 4
 
 
-def with_quality_at_4(quality: float) -> Running:
+def test_the_less_sure_a_rate_the_lower_the_rung() -> None:
+    """At 0.99 of what k' 8 can take nothing would be late. If one time in ten 9.5 a second come,
+    the error of the work of four seconds is 2.25 s, and 0.49 s of it are expected to be late.
+    """
+    sure = {"arrival_rps_sustained": 5.5}
+    for upper_rps, k in ((None, 8), (5.5, 8), (1.0, 8), (9.4, 8), (9.5, 4), (20.0, 2)):
+        assert first_choice(load(**sure, arrival_rps_upper=upper_rps)) == k
+
+
+def test_the_worse_the_model_the_lower_the_rung() -> None:
+    """All of 0.9 s of backlog and 2.16 s of work would be on time, unless steps take longer."""
+    near = {"worst_waiting_tokens": 1000, "arrival_rps_sustained": 3.0}
+    choices = [first_choice(load(**near, step_time_error=off)) for off in (None, 0.0, 0.5, 2.0)]
+    assert choices == [8, 8, 8, 4]
+    # E[(0.9 + 0.09 Z - 0.91)+] = 0.031 s of 4.91
+    assert "99.4 % on time" in predictive().decide(load(**near, step_time_error=0.1)).reason
+
+
+def test_doubt_costs_little_quality_where_that_is_flat() -> None:
     data = profile_data()
-    data["rungs"][2] |= {"quality": quality, "quality_high": 1.0}
-    return Running(Predictive(Profile.model_validate_json(json.dumps(data)), GOALS), 8.0)
-
-
-def test_where_quality_is_flat_a_short_queue_takes_experts() -> None:
-    assert first_choice(queued(rps=10.0)) == 8
-    assert with_quality_at_4(0.999).decide(queued(rps=10.0)).mean_k == 4
-
-
-def test_what_cannot_be_told_from_noise_takes_no_experts() -> None:
-    """Less than 0.0003 of quality in each request that k' 8 serves; also if k' 4 loses nothing."""
-    assert with_quality_at_4(1.0).decide(queued(rps=2.0)).mean_k == 8
-    assert with_quality_at_4(1.0).decide(queued(rps=10.0)).mean_k == 4
+    data["rungs"][2] |= {"quality": 0.999, "quality_high": 1.0}
+    flat = Running(Predictive(Profile.model_validate_json(json.dumps(data)), GOALS), 8.0)
+    doubtful = load(arrival_rps_sustained=4.5, arrival_rps_upper=6.0)
+    assert first_choice(doubtful) == 8
+    assert flat.decide(doubtful).mean_k == 4
 
 
 def test_many_decoding_requests_take_the_best_rung_that_keeps_their_pace() -> None:
@@ -153,43 +140,77 @@ def test_a_backlog_fills_the_steps_that_decode() -> None:
     assert strict.decide(full).mean_k == 4  # 90 ms at 8: 80 tokens of the backlog have room
 
 
+def test_a_higher_arrival_rate_takes_a_lower_rung() -> None:
+    # Worth as much: 0.9 at 1 + 1.401 / 4 of 5.6 a second, 0.8 at 1 + 1.5 / 4 of 10, 0.6 at
+    # 1 + 2.213 / 4 of 16.7.
+    rates = (7.50, 7.51, 13.7, 13.8, 25.8, 25.9, 50.0)
+    choices = [first_choice(load(arrival_rps_sustained=rps)) for rps in rates]
+    assert choices == [8, 4, 4, 2, 2, 1, 1]
+
+
 def test_the_rate_of_the_next_four_seconds_counts_and_not_that_of_the_next() -> None:
-    assert first_choice(queued(rps=5.0, arrival_rps=50.0)) == 8
-    assert first_choice(queued(rps=20.0, arrival_rps=1.0)) == 2
+    assert first_choice(load(arrival_rps=50.0, arrival_rps_sustained=5.0)) == 8
+    assert first_choice(load(arrival_rps=1.0, arrival_rps_sustained=10.0)) == 4
+    assert first_choice(load(arrival_rps=50.0, arrival_rps_sustained=0.0)) == 8
 
 
 def test_the_next_seconds_rate_counts_while_that_of_the_next_four_is_unknown() -> None:
-    unknown = {"worst_waiting_tokens": 400, "arrival_rps_sustained": None}
-    assert [first_choice(load(**unknown, arrival_rps=rps)) for rps in (10.0, 14.0)] == [8, 4]
+    unknown = {"arrival_rps_sustained": None}
+    assert first_choice(load(**unknown, arrival_rps=7.50)) == 8
+    assert first_choice(load(**unknown, arrival_rps=7.51)) == 4
     assert "use 0.18" in predictive().decide(load(**unknown, arrival_rps=1.0)).reason
 
 
 def test_replicas_share_the_arrivals() -> None:
-    three = queued(rps=42.0, replicas=3, waiting_tokens=1200)
-    assert first_choice(three) == first_choice(queued(rps=14.0)) == 4
-    assert first_choice(queued(rps=42.0)) == 1
+    assert first_choice(load(arrival_rps_sustained=18.0, replicas=3)) == 8
+    assert first_choice(load(arrival_rps_sustained=18.0)) == 2
 
 
-def test_overload_takes_the_fastest_rung_and_says_so() -> None:
-    crowd = queued(9000, rps=50.0)
+def test_overload_takes_what_loses_least_and_says_so() -> None:
+    """Of 50 requests in a second k' 1 does 25, and so more than half as many as k' 2 does 17."""
+    crowd = load(arrival_rps_sustained=50.0)
     budget = predictive().decide(crowd)
-    outlook = "TTFT 1.820/1.000 s, TPOT 0.020/0.100 s, use 2.00"
-    assert budget == Budget(1, f"overload: price 1.000, 45.0/24.5 queued: {outlook}")
+    assert budget.mean_k == 1
+    assert budget.reason.startswith("overload: 39.4 % on time, worth 0.236: TTFT 4.020/1.000 s")
     assert predictive(floor=2).decide(crowd).mean_k == 2
 
 
-def test_where_nothing_can_be_on_time_the_fastest_rung_is_taken() -> None:
+def test_where_nothing_can_be_on_time_the_least_strained_rung_is_taken() -> None:
     long_prompts = load(prompt_tokens=20_000.0, arrival_rps_sustained=1.0)
     budget = predictive().decide(long_prompts)
     assert budget.mean_k == 1
-    assert budget.reason.startswith("overload: price 1.000, 0.0/0.0 queued: TTFT 4.000/1.000 s")
+    assert budget.reason.startswith("overload: 0.0 % on time, worth 0.000: ")
 
 
-def test_when_it_is_quiet_the_last_bit_of_quality_comes_back() -> None:
-    """Once it stayed at a k' of 0.998 for good, also where nobody came any more."""
-    policy = with_quality_at_4(0.999)
-    assert policy.decide(queued(rps=10.0)).mean_k == 4
-    assert policy.decide(load()).mean_k == 8
+def at_four() -> Running:
+    """A backlog has brought k' 4, and is gone."""
+    policy = predictive()
+    assert policy.decide(load(worst_waiting_tokens=1800)).mean_k == 4
+    return policy
+
+
+def test_what_a_climb_would_make_late_counts_twice() -> None:
+    """A twentieth of 4.91 s and not a tenth: 0.18 a - 1 may be 0.289, not 0.350."""
+    assert at_four().decide(load(arrival_rps_sustained=7.16)).mean_k == 8
+    assert at_four().decide(load(arrival_rps_sustained=7.17)).mean_k == 4
+    assert predictive().decide(load(arrival_rps_sustained=7.17)).mean_k == 8  # stays
+
+
+def test_a_climb_that_makes_nothing_late_is_made_for_any_gain() -> None:
+    """With a least gain it stayed at a k' of 0.998 for good, also where nobody came any more."""
+    data = profile_data()
+    data["rungs"][2] |= {"quality": 0.999, "quality_high": 1.0}
+    flat = Running(Predictive(Profile.model_validate_json(json.dumps(data)), GOALS), 4.0)
+    assert flat.decide(load()).mean_k == 8
+
+
+def test_a_climb_goes_to_the_rung_that_is_worth_most() -> None:
+    policy = predictive()
+    assert policy.decide(load(worst_waiting_tokens=3100)).mean_k == 2
+    lull = {"arrival_rps": 1.0}
+    assert policy.decide(load(**lull, arrival_rps_sustained=18.0)).mean_k == 2
+    assert policy.decide(load(**lull, arrival_rps_sustained=9.0)).mean_k == 4
+    assert policy.decide(load(**lull, arrival_rps_sustained=3.0)).mean_k == 8
 
 
 def test_a_climb_goes_by_the_next_seconds_rate_while_the_sustained_is_unknown() -> None:
@@ -226,8 +247,8 @@ SLOWER = Correction(base=2.0, experts=2.0, rest=2.0)
 def test_steps_that_take_twice_as_long_halve_the_capacity() -> None:
     assert first_choice(load(worst_waiting_tokens=1600)) == 4
     assert first_choice(load(worst_waiting_tokens=1600, correction=SLOWER)) == 2
-    assert first_choice(queued(rps=8.0)) == 8
-    assert first_choice(queued(rps=8.0, correction=SLOWER)) == 4
+    assert first_choice(load(arrival_rps_sustained=4.0)) == 8
+    assert first_choice(load(arrival_rps_sustained=4.0, correction=SLOWER)) == 4
     one = load(arrival_rps_sustained=1.0)
     assert "use 0.18" in predictive().decide(one).reason
     assert "use 0.36" in predictive().decide(replace(one, correction=SLOWER)).reason

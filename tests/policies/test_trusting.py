@@ -57,4 +57,4 @@ def test_the_policy_named_predictive_falls_back_at_the_bound_of_the_slo_policy()
         "TTFT p95 none/1.000 s, TPOT p95 none/0.100 s, 6000 tokens wait",
     )
     trusted = policy.decide(load(**waiting, step_time_error=0.4))
-    assert (trusted.mean_k, trusted.reason[:8]) == (1.0, "overload")
+    assert (trusted.mean_k, trusted.reason[:8]) == (2.0, "overload")
