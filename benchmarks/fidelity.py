@@ -17,6 +17,7 @@ What users see includes the way to a replica and back, which is measured meanwhi
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import exp, pi, sqrt
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -51,9 +52,7 @@ START_S, SPAN_S = 600.0, 90.0
 PEAK_WINDOW_S = 5.0
 WATCH_S = 2.0
 SEEDS = range(5)  # simulated; their mean is compared
-# Of neighbouring steps, as measured; with it a step's sigma is so many times the error of all the
-# steps of a heartbeat together, which is what the controller tells (docs/log.md).
-CORRELATION, SIGMA_OF_ERROR = 0.5, 1.9
+LASTS_S = 0.056  # for what steps have in common (docs/log.md)
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ def main(
             for name, arm in arms.items():
                 with probed(stage.url) as took_s:
                     run = stage.run(name, arm, schedule, watch_s=WATCH_S, seed=number)
-                settings = machine_of(run.ticks, way_of(took_s))
+                heartbeat_s = slo_policy.cadence.heartbeat_s
+                settings = machine_of(run.ticks, way_of(took_s), heartbeat_s)
                 figures = both(run, schedule, arm, profile, settings)
                 found.append({"round": number, "arm": name, **figures})
     json_file.write_text(json.dumps({"trace": trace.stem, "found": found}, indent=1) + "\n")
@@ -132,7 +132,7 @@ def both(
     }
 
 
-def machine_of(ticks: Sequence[Tick], way: Way | None) -> Settings:
+def machine_of(ticks: Sequence[Tick], way: Way | None, heartbeat_s: float) -> Settings:
     """As the live controller found it, the mean over its decisions, and the way to it."""
     known = [tick.correction for tick in ticks if tick.correction is not None]
     error = step_time_error(list(ticks))
@@ -144,8 +144,17 @@ def machine_of(ticks: Sequence[Tick], way: Way | None) -> Settings:
         fmean(each.rest for each in known),
         fmean(each.decode_token_s for each in known),
     )
-    noise = Noise(SIGMA_OF_ERROR * error, CORRELATION)
+    noise = Noise(error / error_of_unit(heartbeat_s), LASTS_S)
     return Settings(replicas=REPLICAS, actual=actual, noise=noise, way=way)
+
+
+def error_of_unit(heartbeat_s: float) -> float:
+    """What the controller would tell of steps whose logarithm has a sigma of 1: the mean error of
+    all the steps of a heartbeat together, if the engine never rests.
+    """
+    alone = LASTS_S / heartbeat_s
+    variance = 2 * alone * (1 - alone * (1 - exp(-1 / alone)))
+    return sqrt(variance * 2 / pi)
 
 
 def simulated(

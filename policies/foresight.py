@@ -11,7 +11,7 @@ def drain_s(
     plan: Sequence[float],
     load: Load,
     chunk_tokens: int,
-    waiting_tokens: float,
+    waiting_tokens: int,
     running_requests: int,
 ) -> float:
     """How long a backlog of so many tokens takes: each step has room for what is left beside the

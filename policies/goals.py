@@ -19,17 +19,10 @@ class Part:
     tpot_s: float
     share: float  # of the tokens, of this class and those that go before it
     worst_waiting_tokens: int  # likewise, of the replica with the most
-    waiting_tokens: int  # likewise, of all replicas, like the following
-    running_requests: int
+    running_requests: int  # likewise, of all replicas
     oldest_wait_s: float  # of this class, like the following
     ttft_p95_s: float | None
     tpot_p95_s: float | None
-
-    def other_waiting_tokens(self, replicas: int) -> float:
-        """Mean over the other replicas."""
-        if replicas == 1:
-            return 0.0
-        return max(0, self.waiting_tokens - self.worst_waiting_tokens) / (replicas - 1)
 
     @property
     def wait_share(self) -> float:
@@ -104,7 +97,6 @@ class Goals:
                     mine.tpot_s,
                     sum(shares.get(other, 0.0) for other in before),
                     sum(loads[other].worst_waiting_tokens for other in before),
-                    sum(loads[other].waiting_tokens for other in before),
                     sum(loads[other].running_requests for other in before),
                     each.oldest_wait_s,
                     each.ttft_p95_s,
@@ -114,16 +106,13 @@ class Goals:
         return parts
 
     def _whole(self, load: Load) -> Part:
-        worst = load.worst_waiting_tokens or 0
         return Part(
             DEFAULT_CLASS,
             0,
             self.ttft_s,
             self.tpot_s,
             1.0,
-            worst,
-            # Unknown: as many at every replica.
-            worst * load.replicas if load.waiting_tokens is None else load.waiting_tokens,
+            load.worst_waiting_tokens or 0,
             load.running_requests or 0,
             load.oldest_wait_s or 0.0,
             load.ttft_p95_s,

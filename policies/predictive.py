@@ -76,10 +76,11 @@ class Prospect:
 class Predictive:
     """Inverts the profile's step-time model under the load.
 
-    With R replicas, a backlog of B tokens on one of them, arrivals at a rate a of requests with p
-    prompt and o output tokens, and chunked prefill of C tokens a step, at a level whose plan takes,
-    by the profile's step time as corrected by the steps of late, prompt(p) for a prompt, request(p,
-    o) for a request and step(prefill, decode) for a step, over a horizon of H seconds:
+    With R replicas, a longest backlog of B tokens on one of them (routing is never even), arrivals
+    at a rate a of requests with p prompt and o output tokens, and chunked prefill of C tokens a
+    step, at a level whose plan takes, by the profile's step time as corrected by the steps of late,
+    prompt(p) for a prompt, request(p, o) for a request and step(prefill, decode) for a step, over a
+    horizon of H seconds:
 
         use    u = a / R * request(p, o)
         drain  D = B / (C - running / R) * step(C - running / R, running / R)
@@ -88,9 +89,7 @@ class Predictive:
         TPOT   = step(min(C - running / R, max(B, u C)), running / R)
         worth  = quality * (1 - L)
 
-    The most worth is taken. A prefilled token reads p / 2 keys, a decoding request p + o / 2. L is
-    the mean over replicas, of which the longest backlog and the mean of the others are known: one
-    k' is for all, and of many there is always one whose queue is long. TPOT goes by the longest.
+    The most worth is taken. A prefilled token reads p / 2 keys, a decoding request p + o / 2.
 
     H + S is the engine time in which first tokens of the horizon may come. What is asked for beyond
     it will be late, or refused; what is too late already counts by itself. Z is standard normal, m
@@ -171,20 +170,20 @@ class Predictive:
         tpot_s = step_s(model, plan, load, chunk, prefill)
         outlooks = []
         for part in now.parts:
-            slack_s, asked_s = part.ttft_s - prompt_s, part.share * use * HORIZON_S
-            error_s = part.share * use_error * HORIZON_S
-            worst_s, others_s = (
-                drain_s(model, plan, load, chunk, tokens, part.running_requests)
-                for tokens in (part.worst_waiting_tokens, part.other_waiting_tokens(load.replicas))
+            drained_s = drain_s(
+                model, plan, load, chunk, part.worst_waiting_tokens, part.running_requests
             )
-            late = 1.0
-            if slack_s >= 0 and tpot_s <= part.tpot_s:
-                worst, others = (
-                    _late(drained_s, slack_s, asked_s, error_s, off)
-                    for drained_s in (worst_s, others_s)
-                )
-                late = (worst + (load.replicas - 1) * others) / load.replicas
-            ttft_s = prompt_s + worst_s + max(0.0, asked_s - HORIZON_S)
+            slack_s = part.ttft_s - prompt_s
+            asked_s = part.share * use * HORIZON_S
+            growth_s = asked_s - HORIZON_S
+            error_s = math.hypot(part.share * use_error * HORIZON_S, off * (drained_s + asked_s))
+            short_s = max(
+                _expected_excess(drained_s - slack_s, off * drained_s),
+                _expected_excess(drained_s + growth_s - slack_s, error_s),
+            )
+            hopeless = slack_s < 0 or tpot_s > part.tpot_s
+            late = 1.0 if hopeless else min(1.0, short_s / (HORIZON_S + slack_s))
+            ttft_s = prompt_s + drained_s + max(0.0, growth_s)
             outlooks.append(Outlook(part, late, ttft_s, tpot_s))
         return Prospect(
             level.mean_k(now.shares),
@@ -220,18 +219,6 @@ def _worth(level: Level, outlook: Outlook) -> float:
 def _most_from_here(qualities: Iterable[float]) -> list[float]:
     """The most of each and all that follow."""
     return list(accumulate(reversed([*qualities]), max))[::-1]
-
-
-def _late(
-    drained_s: float, slack_s: float, asked_s: float, error_s: float, model_error: float
-) -> float:
-    """The share of a horizon's work at a replica that will miss TTFT."""
-    spread_s = math.hypot(error_s, model_error * (drained_s + asked_s))
-    short_s = max(
-        _expected_excess(drained_s - slack_s, model_error * drained_s),
-        _expected_excess(drained_s + asked_s - HORIZON_S - slack_s, spread_s),
-    )
-    return min(1.0, short_s / (HORIZON_S + slack_s))
 
 
 def _expected_excess(mean: float, error: float) -> float:

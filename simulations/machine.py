@@ -1,8 +1,7 @@
-"""What all replicas of a simulated run have in common, the noise of their steps included."""
+"""What all replicas of a simulated run have in common, the sources of chance included."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from math import exp, log, pi, sqrt
+from math import log, pi, sqrt
 
 import numpy as np
 
@@ -12,10 +11,10 @@ from simulations.events import Events
 from simulations.faults import Faults
 from simulations.settings import Noise, Settings
 from simulations.step_cost import StepCost
+from simulations.step_noise import StepNoise
 
 NOISE_STREAM = 3  # draws of their own, beside those of `simulations.mix` and `simulations.arrivals`
 WAY_STREAM = 5
-NUM_DRAWN = 4096  # at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +27,10 @@ class Machine:
     faults: Faults
     seed: int
 
-    def factors(self, number: int, life: int) -> Iterator[float]:
-        """Of a replica's step times, for ever. Every replica draws from a stream of its own, so
-        that arms have the draws in common.
-        """
+    def step_noise(self, number: int, life: int) -> StepNoise:
+        """Of a replica. Each draws from a stream of its own, so that arms have the draws in common."""
         noise = self.settings.noise or self._noise_of_fit()
-        rng = np.random.default_rng([self.seed, NOISE_STREAM, number, life])
-        fresh = noise.sigma * sqrt(1 - noise.correlation**2)
-        mean, last = -(noise.sigma**2) / 2, noise.sigma * float(rng.standard_normal())
-        while True:
-            for draw in rng.standard_normal(NUM_DRAWN).tolist():
-                yield exp(mean + last)
-                last = noise.correlation * last + fresh * draw
+        return StepNoise(noise, np.random.default_rng([self.seed, NOISE_STREAM, number, life]))
 
     def ways(self, num_requests: int) -> list[tuple[float, float]]:
         """Of each request, what its first and its last token take besides."""

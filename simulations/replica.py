@@ -56,8 +56,7 @@ class Replica:
             max_batch_tokens=machine.profile.max_batch_tokens,
             cache_tokens=machine.settings.cache_tokens,
         )
-        self._factors = machine.factors(number, life)
-        self._factor = next(self._factors)  # of the next step
+        self._noise = machine.step_noise(number, life)
         self._running: tuple[Batch, Step] | None = None
         self._cancelled: list[Job] = []  # leave between two steps
         self._next: tuple[Plan, Act | None] | None = None  # comes between two steps, and then
@@ -133,7 +132,7 @@ class Replica:
         else:
             return None
         self._running = batch, step
-        self._factor = next(self._factors)
+        self._noise.advance(step.duration_s)
         return begins_s + step.duration_s
 
     def _experts(self, batch: Batch) -> Experts:
@@ -168,7 +167,7 @@ class Replica:
         step = self._step(Work(0, size, 0, keys), experts, begins_s)
         while len(over) < steady.num_steps and (ends_s := begins_s + step.duration_s) < news_s:
             over.append(step)
-            self._factor = next(self._factors)
+            self._noise.advance(step.duration_s)
             keys += size
             begins_s = ends_s
             step = self._step(Work(0, size, 0, keys), experts, begins_s)
@@ -177,7 +176,7 @@ class Replica:
         return begins_s, self._batching.advance(steady, len(over)), step
 
     def _step(self, work: Work, experts: Experts, begins_s: float) -> Step:
-        factor = self._factor * self._faults.factor(self.number, begins_s)
+        factor = self._noise.factor * self._faults.factor(self.number, begins_s)
         duration_s = self._cost.step_s(work, experts) * factor
         return Step(work, duration_s, experts.slots, experts.distinct)
 

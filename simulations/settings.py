@@ -9,20 +9,20 @@ from simulations.faults import Fault, ReplicaLost
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """A factor of every step's time, lognormal of mean 1; its logarithm is autoregressive.
+    """A factor of every step's time, lognormal of mean 1, alike in steps near to each other.
 
-    Steps beside other work have neighbours that are as slow as they are: what a replica shares its
-    cores with runs longer than a step (docs/log.md).
+    What a replica shares its cores with takes longer than a step: of full steps, 45 ms long, the
+    next one has 0.45 in common and the third 0.2 (docs/log.md), and so all that begin within some
+    time, be they long or short.
     """
 
     sigma: float  # of the logarithm
-    correlation: float = 0.0  # of one step's with the next one's
+    lasts_s: float = 0.0  # after which 1 / e of it is left; 0: each step alone
 
     def __post_init__(self) -> None:
-        if not (0 <= self.sigma < inf and 0 <= self.correlation < 1):
+        if not (0 <= self.sigma < inf and 0 <= self.lasts_s < inf):
             raise ValueError(
-                f"noise of sigma {self.sigma:g} and correlation {self.correlation:g}: expected 0 "
-                "or more, and 0 to below 1"
+                f"noise of sigma {self.sigma:g} that lasts {self.lasts_s:g} s: expected 0 or more"
             )
 
 

@@ -68,8 +68,8 @@ def _step_times(profile: Profile, settings: Settings) -> str:
     text = f"by the profile, off by {profile.fit.mape_held_out:.1%} in the mean as its fit is"
     if noise is not None:
         text = (
-            f"by the profile, with noise of sigma {noise.sigma:g}, of one step's and the next "
-            f"one's the correlation {noise.correlation:g}"
+            f"by the profile, with noise of sigma {noise.sigma:g}, of which steps have in common "
+            f"what fades within {noise.lasts_s:g} s"
         )
     if actual == Correction():
         return text

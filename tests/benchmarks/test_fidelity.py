@@ -5,15 +5,26 @@ import json
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
 from benchmarks import fidelity
-from benchmarks.fidelity import LIMITS, Limit, arms_of, machine_of, off, table
+from benchmarks.fidelity import (
+    LASTS_S,
+    LIMITS,
+    Limit,
+    arms_of,
+    error_of_unit,
+    machine_of,
+    off,
+    table,
+)
 from controller.signals import Correction
-from simulations.settings import Way
+from simulations.settings import Noise, Way
+from simulations.step_noise import StepNoise
 from simulations.timeline import Tick
 from tests.benchmarks.fake_stage import FakeStage, answer, material
 from tests.fakes import slo_policy
@@ -39,16 +50,32 @@ def test_the_arms_are_both_ends_and_the_default_policy() -> None:
 
 def test_the_machine_is_what_the_live_controller_found() -> None:
     ticks = [tick(0.0, 2.0, 0.1), tick(1.0, 3.0, 0.2), Tick(2.0, 8.0, 1, 0, "calm")]
-    settings = machine_of(ticks, Way(0.02, 0.5))
+    settings = machine_of(ticks, Way(0.02, 0.5), heartbeat_s=0.2)
     assert settings.actual == Correction(2.5, 1.5, 2.0)
     assert settings.noise is not None
-    assert settings.noise.sigma == pytest.approx(1.9 * 0.15)
-    assert settings.noise.correlation == 0.5
+    assert settings.noise.sigma == pytest.approx(0.15 * 1.96, abs=0.001)
+    assert settings.noise.lasts_s == LASTS_S
     assert (settings.replicas, settings.way) == (2, Way(0.02, 0.5))
 
 
+@pytest.mark.parametrize(("step_s", "heartbeat_s"), [(0.003, 0.2), (0.04, 0.2), (0.01, 0.5)])
+def test_a_heartbeats_error_says_how_far_single_steps_are_off(
+    step_s: float, heartbeat_s: float
+) -> None:
+    drawn = StepNoise(Noise(0.2, LASTS_S), np.random.default_rng(0))
+    errors = []
+    for _ in range(4000):
+        expected_s = took_s = 0.0
+        while took_s < heartbeat_s:
+            expected_s, took_s = expected_s + step_s, took_s + step_s * drawn.factor
+            drawn.advance(step_s * drawn.factor)
+        errors.append(abs(expected_s - took_s) / took_s)
+    assert sum(errors) / 4000 == pytest.approx(0.2 * error_of_unit(heartbeat_s), rel=0.15)
+
+
 def test_a_controller_that_found_nothing_leaves_the_profile() -> None:
-    settings = machine_of([Tick(0.0, 8.0, 1, 0, "calm"), tick(1.0, 2.0, None)], None)
+    ticks = [Tick(0.0, 8.0, 1, 0, "calm"), tick(1.0, 2.0, None)]
+    settings = machine_of(ticks, None, heartbeat_s=0.2)
     assert settings.actual == Correction() and settings.noise is None
 
 

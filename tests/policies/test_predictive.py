@@ -59,18 +59,10 @@ def test_a_backlog_may_cost_as_much_as_the_experts_that_would_save_it() -> None:
     assert budget.reason.startswith("overload: 90.0 % on time, worth 0.900: TTFT 1.490/1.000 s")
 
 
-def test_what_is_late_is_a_mean_over_replicas() -> None:
-    """3000 tokens take 2.7 s at k' 8, and have 0.91: 36.5 % of 4.91 s is late, at one of four."""
-    longest = {"replicas": 4, "worst_waiting_tokens": 3000}
-    alone, alike = (load(**longest, waiting_tokens=tokens) for tokens in (3000, 12_000))
-    assert (first_choice(alone), first_choice(alike)) == (8, 2)
-    assert "90.9 % on time" in predictive().decide(alone).reason
-
-
-def test_other_backlogs_are_as_long_where_nothing_is_known_of_them() -> None:
-    longest = {"replicas": 4, "worst_waiting_tokens": 3000}
-    unknown, alike = (load(**longest, waiting_tokens=tokens) for tokens in (None, 12_000))
-    assert predictive().decide(unknown) == predictive().decide(alike)
+def test_the_longest_backlog_counts_and_not_the_mean() -> None:
+    uneven = load(replicas=4, waiting_tokens=3000, worst_waiting_tokens=3000)
+    even = load(replicas=4, waiting_tokens=4000, worst_waiting_tokens=1000)
+    assert (first_choice(uneven), first_choice(even)) == (2, 8)
 
 
 def test_what_the_oldest_has_waited_is_past_and_costs_no_experts() -> None:
