@@ -28,7 +28,7 @@ class Machine:
     seed: int
 
     def step_noise(self, number: int, life: int) -> StepNoise:
-        """Of a replica. Each draws from a stream of its own, so that arms have the draws in common."""
+        """Of a replica. Each draws from a stream of its own: arms have the draws in common."""
         noise = self.settings.noise or self._noise_of_fit()
         return StepNoise(noise, np.random.default_rng([self.seed, NOISE_STREAM, number, life]))
 
