@@ -68,3 +68,8 @@ def test_a_step_holds_prompt_tokens_beside_the_running_requests_of_a_replica() -
     assert step_s(model, FULL, two, 100, 30) == pytest.approx(0.01 + 0.0008 * 40)
     # 30 tokens read 50 keys each, 10 requests 100 + 50.
     assert step_s(keyed(), FULL, two, 100, 30) == pytest.approx(0.042 + 0.015 + 0.030)
+
+
+def test_nothing_that_waits_takes_no_time() -> None:
+    busy = load(running_requests=40)
+    assert drain_s(profile().step_time, FULL, busy, 100, 0, 40) == 0.0
