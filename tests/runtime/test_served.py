@@ -172,8 +172,11 @@ def test_each_class_runs_at_its_own_k_beside_the_others(service: Service) -> Non
     assert (gold["kprime"]["mean_k"], gold["kprime"]["quality"]) == (8, 1.0)
     assert plain["kprime"]["mean_k"] == 1
     assert plain["kprime"]["quality"] == pytest.approx(PROFILE.rungs[0].quality)
-    told = service.wait(lambda status: ttft_p95_s(status, "default") is not None)
-    assert ttft_p95_s(told, "gold") > 0  # the first to come was heard of before
+    # Each replica tells of its own requests: one class may be known before the other.
+    told = service.wait(
+        lambda status: None not in (ttft_p95_s(status, "gold"), ttft_p95_s(status, "default"))
+    )
+    assert ttft_p95_s(told, "gold") > 0 and ttft_p95_s(told, "default") > 0
     service.adopt(fixed(8))
     assert gold["choices"] == service.complete()["choices"]
 
