@@ -21,19 +21,23 @@ class StepNoise:
         self._sigma, self._lasts_s = noise.sigma, noise.lasts_s
         self._mean = -(noise.sigma**2) / 2
         self._deviation = noise.sigma * float(rng.standard_normal())
-        self._draws = _draws(rng)
         self.factor = exp(self._mean + self._deviation)
+        # Every step comes by here: where each is alone, all that is drawn at once is made at once.
+        self._draws = self._fresh(rng) if noise.lasts_s else self._factors(rng)
 
     def advance(self, seconds: float) -> None:
-        fresh = next(self._draws)
-        if self._lasts_s:
-            keep = exp(-seconds / self._lasts_s)
-            self._deviation = keep * self._deviation + self._sigma * sqrt(1 - keep * keep) * fresh
-        else:
-            self._deviation = self._sigma * fresh
+        draw = next(self._draws)
+        if not self._lasts_s:
+            self.factor = draw
+            return
+        keep = exp(-seconds / self._lasts_s)
+        self._deviation = keep * self._deviation + self._sigma * sqrt(1 - keep * keep) * draw
         self.factor = exp(self._mean + self._deviation)
 
+    def _fresh(self, rng: np.random.Generator) -> Iterator[float]:
+        while True:
+            yield from rng.standard_normal(NUM_DRAWN).tolist()
 
-def _draws(rng: np.random.Generator) -> Iterator[float]:
-    while True:
-        yield from rng.standard_normal(NUM_DRAWN).tolist()
+    def _factors(self, rng: np.random.Generator) -> Iterator[float]:
+        while True:
+            yield from np.exp(self._mean + self._sigma * rng.standard_normal(NUM_DRAWN)).tolist()

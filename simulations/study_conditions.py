@@ -67,10 +67,8 @@ def _step_times(profile: Profile, settings: Settings) -> str:
     noise, actual = settings.noise, settings.actual
     text = f"by the profile, off by {profile.fit.mape_held_out:.1%} in the mean as its fit is"
     if noise is not None:
-        text = (
-            f"by the profile, with noise of sigma {noise.sigma:g}, of which steps have in common "
-            f"what fades within {noise.lasts_s:g} s"
-        )
+        alike = f"that lasts {noise.lasts_s:g} s" if noise.lasts_s else "in each step alone"
+        text = f"by the profile, with noise of sigma {noise.sigma:g} {alike}"
     if actual == Correction():
         return text
     return (
