@@ -58,11 +58,6 @@ class RecursiveCorrection:
         base, experts, rest, tokens = self._z
         return Correction(base, experts, rest, TOKEN_S * tokens)
 
-    def expected_s(self, parts: Parts) -> float:
-        z0, z1, z2, z3 = self._z
-        base_s, experts_s, rest_s, decode_tokens = parts
-        return z0 * base_s + z1 * experts_s + z2 * rest_s + z3 * TOKEN_S * decode_tokens
-
     def learn(self, steps: Sequence[tuple[Parts, float]]) -> float:
         """Steps of one heartbeat, by their parts and the seconds they took; they fade together.
 
