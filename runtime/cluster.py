@@ -17,6 +17,8 @@ from urllib.request import urlopen
 # Read when ray is first imported: without it Ray listens on every interface of the machine.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Serve gives up on a proxy that is not there within 5 s: on a busy machine none ever is.
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 
 import psutil
 import ray
