@@ -6,10 +6,10 @@ trace until its peak lies between the two, and sends it under full k', at the fl
 
 Replicas that share their cores with each other, Ray and the load generator are slower than the
 profile, which was made on an idle machine, and their steps scatter. The controller measures both as
-it serves. The simulated machine is the profile with the step times that the live controller found
-in that arm, scattered as its error says; the simulated controller knows no more than a live one.
-What users see includes the way to a replica and back, which is measured meanwhile
-(`benchmarks.way`). Beside it the profile as it is.
+it serves, and the simulated machine is one on which a controller finds the same
+(`benchmarks.machine`); the simulated controller knows no more than a live one. What users see
+includes the way to a replica and back, which is measured meanwhile (`benchmarks.way`). Beside it
+the profile as it is.
 
     python -m benchmarks.fidelity [--trace T --start S --span S] [--peak-share 0.3] [--rounds 1]
 """
@@ -17,7 +17,6 @@ What users see includes the way to a replica and back, which is measured meanwhi
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import exp, pi, sqrt
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -26,6 +25,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import found_by, machine_of
 from benchmarks.options import (
     CONV,
     INTERACTIVE,
@@ -41,18 +41,15 @@ from benchmarks.way import probed, way_of
 from commands.stage import REPLICAS, Run, fixed, prepare, staged, under
 from controller.config import PolicyChoice, SloPolicy
 from controller.profiles import Profile
-from controller.signals import Correction
 from simulations.results import summarise
 from simulations.schedule import Requests, scale_to_peak
-from simulations.settings import Noise, Settings, Way
+from simulations.settings import Settings
 from simulations.simulate import simulate
-from simulations.timeline import Tick, step_time_error
 
 START_S, SPAN_S = 600.0, 90.0
 PEAK_WINDOW_S = 5.0
 WATCH_S = 2.0
 SEEDS = range(5)  # simulated; their mean is compared
-LASTS_S = 0.056  # for what steps have in common (docs/log.md)
 
 
 @dataclass(frozen=True)
@@ -99,8 +96,7 @@ def main(
             for name, arm in arms.items():
                 with probed(stage.url) as took_s:
                     run = stage.run(name, arm, schedule, watch_s=WATCH_S, seed=number)
-                heartbeat_s = slo_policy.cadence.heartbeat_s
-                settings = machine_of(run.ticks, way_of(took_s), heartbeat_s)
+                settings = machine_of(found_by(run.ticks), way_of(took_s), schedule, arm, profile)
                 figures = both(run, schedule, arm, profile, settings)
                 found.append({"round": number, "arm": name, **figures})
     json_file.write_text(json.dumps({"trace": trace.stem, "found": found}, indent=1) + "\n")
@@ -130,31 +126,6 @@ def both(
         "simulated": simulated(schedule, slo_policy, profile, settings),
         "by_profile": simulated(schedule, slo_policy, profile, Settings(replicas=REPLICAS)),
     }
-
-
-def machine_of(ticks: Sequence[Tick], way: Way | None, heartbeat_s: float) -> Settings:
-    """As the live controller found it, the mean over its decisions, and the way to it."""
-    known = [tick.correction for tick in ticks if tick.correction is not None]
-    error = step_time_error(list(ticks))
-    if not known or error is None:
-        return Settings(replicas=REPLICAS, way=way)
-    actual = Correction(
-        fmean(each.base for each in known),
-        fmean(each.experts for each in known),
-        fmean(each.rest for each in known),
-        fmean(each.decode_token_s for each in known),
-    )
-    noise = Noise(error / error_of_unit(heartbeat_s), LASTS_S)
-    return Settings(replicas=REPLICAS, actual=actual, noise=noise, way=way)
-
-
-def error_of_unit(heartbeat_s: float) -> float:
-    """What the controller would tell of steps whose logarithm has a sigma of 1: the mean error of
-    all the steps of a heartbeat together, if the engine never rests.
-    """
-    alone = LASTS_S / heartbeat_s
-    variance = 2 * alone * (1 - alone * (1 - exp(-1 / alone)))
-    return sqrt(variance * 2 / pi)
 
 
 def simulated(

@@ -39,6 +39,7 @@ from simulations.comparison import means
 from simulations.events import Events
 from simulations.faults import Faults
 from simulations.governor import Governor
+from simulations.host import Host
 from simulations.machine import Machine
 from simulations.oracle import regret
 from simulations.rate_windows import SHIPPED, read_rate_windows
@@ -135,8 +136,8 @@ def measure(
         for arm in constants:
             records = simulate(load, arms[arm], profile, settings, seed).records
             found[arm].append(summarise(records, slo_classes))
-        faults, ours = Faults(settings.faults), arms[PREDICTIVE]
-        machine = Machine(Events(), ours, profile, cost, settings, faults, seed)
+        faults, host, ours = Faults(()), Host(settings.contention), arms[PREDICTIVE]
+        machine = Machine(Events(), ours, profile, cost, settings, faults, host, seed)
         records, meter = metered(machine, load, duration_s)
         found[PREDICTIVE].append(summarise(records, slo_classes))
         meters.append(meter)

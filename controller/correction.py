@@ -14,7 +14,10 @@ MEMORY_S = 5.0  # of predicted engine time
 START_S = 0.25  # of steps that ran as predicted, which it starts as if it had seen
 COMMON_S = 0.02  # of steps: the weight of "all parts alike" where the steps cannot tell
 SWEEPS = 50  # of coordinate descent, where a bound holds
-SURPRISE = 2.0  # a step counts as no more than this many times faster or slower than expected
+# Steps of 2 ms that wait for a core take several times as long, and queues wait with them: that is
+# the machine's pace (docs/log.md). Beyond this many times what was expected, a step was stalled.
+STALLED = 8.0
+SURPRISE = 2.0  # what a stalled step counts as, and its inverse the least that any does
 LOWEST, HIGHEST = 0.25, 4.0  # of a multiplier
 TOKEN_S = 0.001  # what decoding tokens take besides is counted in these, to be near a multiplier
 BOUNDS = (*[(LOWEST, HIGHEST)] * 3, (0.0, HIGHEST))
@@ -39,8 +42,7 @@ class RecursiveCorrection:
     decodes slower is expected to prefill slower as well. d is nothing until steps show it: sending
     a token takes the interpreter from the engine, at any k' (docs/log.md). `common` also bounds the
     covariance, 1 / (R + common), however long a load stays the same. Idleness neither adds nor
-    forgets: only steps move the clock. y is clipped around what was expected, so that a stalled
-    step counts as a slow one.
+    forgets: only steps move the clock. A stalled step counts as a slow one.
 
     `common` keeps R definite: four equations have one solution. Where it is out of bounds,
     coordinate descent finds the best within them.
@@ -76,7 +78,7 @@ class RecursiveCorrection:
             if predicted_s <= 0:
                 continue
             total_s += predicted_s
-            if took_s > expected_s * SURPRISE:
+            if took_s > expected_s * STALLED:
                 took_s = expected_s * SURPRISE
             elif took_s < expected_s / SURPRISE:
                 took_s = expected_s / SURPRISE

@@ -9,9 +9,10 @@ from controller.config import SloPolicy
 from controller.profiles import Profile
 from simulations.events import Events
 from simulations.faults import Faults
+from simulations.host import Host
 from simulations.settings import Noise, Settings
 from simulations.step_cost import StepCost
-from simulations.step_noise import StepNoise
+from simulations.step_noise import StepNoise, step_noise
 
 NOISE_STREAM = 3  # draws of their own, beside those of `simulations.mix` and `simulations.arrivals`
 WAY_STREAM = 5
@@ -25,12 +26,13 @@ class Machine:
     cost: StepCost
     settings: Settings
     faults: Faults
+    host: Host
     seed: int
 
     def step_noise(self, number: int, life: int) -> StepNoise:
         """Of a replica. Each draws from a stream of its own: arms have the draws in common."""
         noise = self.settings.noise or self._noise_of_fit()
-        return StepNoise(noise, np.random.default_rng([self.seed, NOISE_STREAM, number, life]))
+        return step_noise(noise, np.random.default_rng([self.seed, NOISE_STREAM, number, life]))
 
     def ways(self, num_requests: int) -> list[tuple[float, float]]:
         """Of each request, what its first and its last token take besides."""

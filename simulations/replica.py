@@ -57,6 +57,7 @@ class Replica:
             cache_tokens=machine.settings.cache_tokens,
         )
         self._noise = machine.step_noise(number, life)
+        self._host = machine.host
         self._running: tuple[Batch, Step] | None = None
         self._cancelled: list[Job] = []  # leave between two steps
         self._next: tuple[Plan, Act | None] | None = None  # comes between two steps, and then
@@ -79,8 +80,10 @@ class Replica:
         self.jobs[job.id] = job
         self._num_waiting += 1
         self._batching.submit(job)
-        if self._running is None and (ends_s := self._begin_step()) is not None:
-            self._events.at(ends_s, Order.STEP, self._go_on)
+        if self._running is None:
+            self._host.enter(self)
+            if (ends_s := self._begin_step()) is not None:
+                self._events.at(ends_s, Order.STEP, self._go_on)
         return None
 
     def sample(self) -> Sample:
@@ -95,6 +98,7 @@ class Replica:
     def leave(self) -> list[Job]:
         """It is lost, or done; gives what it has not ended."""
         self.is_alive = False
+        self._host.leave(self)
         self._batching.settle(self.plan)
         return list(self.jobs.values())
 
@@ -130,9 +134,9 @@ class Replica:
         elif composed := self._batching.compose(self.plan):
             batch, step = composed, self._step(composed.work, self._experts(composed), begins_s)
         else:
+            self._host.leave(self)
             return None
         self._running = batch, step
-        self._noise.advance(step.duration_s)
         return begins_s + step.duration_s
 
     def _experts(self, batch: Batch) -> Experts:
@@ -167,7 +171,6 @@ class Replica:
         step = self._step(Work(0, size, 0, keys), experts, begins_s)
         while len(over) < steady.num_steps and (ends_s := begins_s + step.duration_s) < news_s:
             over.append(step)
-            self._noise.advance(step.duration_s)
             keys += size
             begins_s = ends_s
             step = self._step(Work(0, size, 0, keys), experts, begins_s)
@@ -176,8 +179,8 @@ class Replica:
         return begins_s, self._batching.advance(steady, len(over)), step
 
     def _step(self, work: Work, experts: Experts, begins_s: float) -> Step:
-        factor = self._noise.factor * self._faults.factor(self.number, begins_s)
-        duration_s = self._cost.step_s(work, experts) * factor
+        factor = self._host.slowdown * self._faults.factor(self.number, begins_s)
+        duration_s = self._noise.stretch(self._cost.step_s(work, experts) * factor)
         return Step(work, duration_s, experts.slots, experts.distinct)
 
     def _end_step(self) -> None:

@@ -9,7 +9,7 @@ from simulations.faults import Fault, ReplicaLost
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """A factor of every step's time, lognormal of mean 1, alike in steps near to each other.
+    """Steps that take longer or shorter by chance, lognormally, and not in the mean.
 
     What a replica shares its cores with takes longer than a step: of full steps, 45 ms long, the
     next one has 0.45 in common and the third 0.2 (docs/log.md), and so all that begin within some
@@ -59,6 +59,8 @@ class Settings:
     cache_tokens: int = 65_536  # keys and values of so many tokens, by replica
     # How the machine differs from the profile, which the controller goes by all the same.
     actual: Correction = field(default_factory=Correction)
+    # By how much steps take longer for every other replica that runs one: they share cores.
+    contention: float = 0.0
     noise: Noise | None = None  # None: as far off as the profile's fit
     faults: tuple[Fault, ...] = ()
 
@@ -72,6 +74,8 @@ class Settings:
             raise ValueError(
                 f"{self.replicas} replicas between {low} and {high}: expected 1 or more, in order"
             )
+        if not 0 <= self.contention < inf:
+            raise ValueError(f"a contention of {self.contention:g}: expected 0 or more")
         delays = self.start_up_s, self.drain_limit_s, self.network_s, self.actuation_s
         if min(delays) < 0:
             raise ValueError(f"a delay of {min(delays):g} s: expected 0 or more")

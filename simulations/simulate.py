@@ -12,6 +12,7 @@ from controller.signals import Plan
 from simulations.cluster import Cluster
 from simulations.events import Events
 from simulations.faults import Faults
+from simulations.host import Host
 from simulations.machine import Machine
 from simulations.results import Record
 from simulations.settings import Settings
@@ -46,6 +47,7 @@ def simulate(
         cost=StepCost(profile.step_time.corrected(settings.actual)),
         settings=settings,
         faults=Faults(settings.faults),
+        host=Host(settings.contention),
         seed=seed,
     )
     cluster = Cluster(machine, requests)

@@ -5,37 +5,18 @@ import json
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
 from benchmarks import fidelity
-from benchmarks.fidelity import (
-    LASTS_S,
-    LIMITS,
-    Limit,
-    arms_of,
-    error_of_unit,
-    machine_of,
-    off,
-    table,
-)
-from controller.signals import Correction
-from simulations.settings import Noise, Way
-from simulations.step_noise import StepNoise
-from simulations.timeline import Tick
+from benchmarks.fidelity import LIMITS, Limit, arms_of, off, table
 from tests.benchmarks.fake_stage import FakeStage, answer, material
 from tests.fakes import slo_policy
 
 SHARE = Limit("ttft_p95_s", 0.15, is_share=True)
 POINTS = Limit("attainment", 0.03, is_share=False)
-
-
-def tick(at_s: float, base: float, error: float | None) -> Tick:
-    correction = Correction(base, 1.5, 2.0)
-    return Tick(at_s, 8.0, 1, 0, "calm", step_time_error=error, correction=correction)
 
 
 def test_the_arms_are_both_ends_and_the_default_policy() -> None:
@@ -46,37 +27,6 @@ def test_the_arms_are_both_ends_and_the_default_policy() -> None:
         "static-floor": ("fixed", 2),
         "predictive": ("predictive", None),
     }
-
-
-def test_the_machine_is_what_the_live_controller_found() -> None:
-    ticks = [tick(0.0, 2.0, 0.1), tick(1.0, 3.0, 0.2), Tick(2.0, 8.0, 1, 0, "calm")]
-    settings = machine_of(ticks, Way(0.02, 0.5), heartbeat_s=0.2)
-    assert settings.actual == Correction(2.5, 1.5, 2.0)
-    assert settings.noise is not None
-    assert settings.noise.sigma == pytest.approx(0.15 * 1.96, abs=0.001)
-    assert settings.noise.lasts_s == LASTS_S
-    assert (settings.replicas, settings.way) == (2, Way(0.02, 0.5))
-
-
-@pytest.mark.parametrize(("step_s", "heartbeat_s"), [(0.003, 0.2), (0.04, 0.2), (0.01, 0.5)])
-def test_a_heartbeats_error_says_how_far_single_steps_are_off(
-    step_s: float, heartbeat_s: float
-) -> None:
-    drawn = StepNoise(Noise(0.2, LASTS_S), np.random.default_rng(0))
-    errors = []
-    for _ in range(4000):
-        expected_s = took_s = 0.0
-        while took_s < heartbeat_s:
-            expected_s, took_s = expected_s + step_s, took_s + step_s * drawn.factor
-            drawn.advance(step_s * drawn.factor)
-        errors.append(abs(expected_s - took_s) / took_s)
-    assert sum(errors) / 4000 == pytest.approx(0.2 * error_of_unit(heartbeat_s), rel=0.15)
-
-
-def test_a_controller_that_found_nothing_leaves_the_profile() -> None:
-    ticks = [Tick(0.0, 8.0, 1, 0, "calm"), tick(1.0, 2.0, None)]
-    settings = machine_of(ticks, None, heartbeat_s=0.2)
-    assert settings.actual == Correction() and settings.noise is None
 
 
 def test_figures_are_off_by_points_or_by_a_share_of_the_live_one() -> None:

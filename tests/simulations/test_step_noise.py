@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from simulations.events import Events
 from simulations.faults import Faults
+from simulations.host import Host
 from simulations.machine import Machine
 from simulations.settings import Noise, Settings
 from simulations.step_cost import StepCost
@@ -31,6 +32,7 @@ def step_noise(
         cost=StepCost(profile.step_time),
         settings=Settings(noise=noise),
         faults=Faults(()),
+        host=Host(0.0),
         seed=seed,
     )
     return machine.step_noise(number, life)
@@ -39,11 +41,9 @@ def step_noise(
 def factors(
     noise: Noise | None, count: int = NUM_STEPS, step_s: float = STEP_S, **of: float
 ) -> list[float]:
-    drawn, made = step_noise(noise, **of), []  # type: ignore[arg-type]  (numbers of a replica)
-    for _ in range(count):
-        made.append(drawn.factor)
-        drawn.advance(step_s)
-    return made
+    """How much longer than they should steps take, one after the other."""
+    drawn = step_noise(noise, **of)  # type: ignore[arg-type]  (numbers of a replica)
+    return [drawn.stretch(step_s) / step_s for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -56,38 +56,55 @@ def test_what_is_no_noise_is_refused(sigma: float, lasts_s: float) -> None:
 
 
 @pytest.mark.parametrize("lasts_s", [0.0, 0.1])
-def test_without_a_spread_steps_take_exactly_what_they_cost(lasts_s: float) -> None:
-    assert set(factors(Noise(0.0, lasts_s), 2 * NUM_DRAWN + 1)) == {1.0}
+@pytest.mark.parametrize("step_s", [0.001, 0.3])
+def test_without_a_spread_steps_take_what_they_cost(lasts_s: float, step_s: float) -> None:
+    made = factors(Noise(0.0, lasts_s), 2 * NUM_DRAWN + 1, step_s)
+    assert made == pytest.approx([1.0] * len(made), rel=1e-12)
 
 
-# Bounds are of three standard errors: of n correlated draws as many count as of n (1 - c) / (1 + c)
-# that are independent.
+# Bounds are of three standard errors.
 @pytest.mark.parametrize("sigma", [0.1, 0.4])
-@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
-def test_steps_are_as_far_off_and_as_alike_as_asked_and_no_slower_in_the_mean(
-    sigma: float, correlation: float
+def test_each_step_by_itself_is_as_far_off_as_asked_and_no_slower_in_the_mean(sigma: float) -> None:
+    made = np.array(factors(Noise(sigma)))
+    logs, error = np.log(made), 3 / sqrt(NUM_STEPS)
+    assert made.mean() == pytest.approx(1.0, abs=error * made.std())
+    assert logs.std() == pytest.approx(sigma, rel=error / sqrt(2))
+    assert np.corrcoef(logs[:-1], logs[1:])[0, 1] == pytest.approx(0.0, abs=error)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.4])
+@pytest.mark.parametrize("step_s", [0.001, 0.01, 0.05, 0.3])
+def test_where_noise_lasts_much_work_takes_the_time_it_should_in_short_steps_and_in_long_ones(
+    sigma: float, step_s: float
 ) -> None:
-    lasts_s = -STEP_S / log(correlation) if correlation else 0.0
-    made = np.array(factors(Noise(sigma, lasts_s)))
-    independent = NUM_STEPS * (1 - correlation) / (1 + correlation)
-    assert made.mean() == pytest.approx(1.0, abs=3 * made.std() / sqrt(independent))
+    """With a factor of mean 1 short steps, most of which run while it is low, took 0.85 of it."""
+    made = np.array(factors(Noise(sigma, lasts_s=0.05), round(1000 / step_s), step_s))
+    independent = 1000 / (2 * 0.05)  # so many moments of the whole time
+    spread = sqrt(exp(sigma**2) - 1)
+    assert made.mean() == pytest.approx(1.0, abs=3 * spread / sqrt(independent) + 0.1 * sigma**2)
+
+
+def test_of_short_steps_the_logarithm_is_as_far_off_as_asked() -> None:
+    made = np.array(factors(Noise(0.4, lasts_s=0.05), 500_000, 0.001))
+    weights = made / made.sum()  # by the time that each took
     logs = np.log(made)
-    assert logs.mean() == pytest.approx(-(sigma**2) / 2, abs=3 * sigma / sqrt(independent))
-    assert logs.std() == pytest.approx(sigma, rel=3 / sqrt(2 * independent))
-    lagged = np.corrcoef(logs[:-1], logs[1:])[0, 1]
-    assert lagged == pytest.approx(correlation, abs=3 / sqrt(NUM_STEPS))
+    mean = float(weights @ logs)
+    assert mean == pytest.approx(0.4**2 / 2, abs=0.02)
+    assert sqrt(weights @ (logs - mean) ** 2) == pytest.approx(0.4, rel=0.05)
 
 
 @pytest.mark.parametrize("step_s", [0.001, 0.01, 0.05])
 def test_likeness_fades_with_time_and_not_with_steps(step_s: float) -> None:
     logs = np.log(factors(Noise(0.2, lasts_s=0.1), step_s=step_s))
-    lag = round(0.05 / step_s)
-    assert np.corrcoef(logs[:-lag], logs[lag:])[0, 1] == pytest.approx(exp(-0.5), abs=0.05)
+    lag, alone = round(0.05 / step_s), step_s / 0.1
+    # What the means of an Ornstein-Uhlenbeck process over two steps have in common.
+    kept = (1 - exp(-alone)) ** 2 / (2 * (alone - 1 + exp(-alone))) * exp(-(lag - 1) * alone)
+    assert np.corrcoef(logs[:-lag], logs[lag:])[0, 1] == pytest.approx(kept, abs=0.05)
 
 
 def test_the_first_steps_are_as_far_off_as_all_others() -> None:
-    firsts = [log(factors(Noise(0.3, 0.2), 1, seed=seed)[0]) for seed in range(2000)]
-    assert np.mean(firsts) == pytest.approx(-0.045, abs=3 * 0.3 / sqrt(2000))
+    firsts = [log(factors(Noise(0.3, 0.2), 1, 0.001, seed=seed)[0]) for seed in range(2000)]
+    assert np.mean(firsts) == pytest.approx(0.045, abs=3 * 0.3 / sqrt(2000))
     assert np.std(firsts) == pytest.approx(0.3, rel=3 / sqrt(2 * 2000))
 
 
