@@ -36,6 +36,6 @@ def test_two_at_once_on_two_replicas_take_longer_than_one_after_the_other() -> N
     alone_s, together_s = e2e_s(10.0, 0.0), e2e_s(0.0, 0.0)
     assert together_s == pytest.approx(alone_s)
     assert e2e_s(10.0, 0.5) == pytest.approx(alone_s)
-    first_s, second_s = e2e_s(0.0, 0.5)
-    assert second_s == pytest.approx(1.5 * alone_s[1])
-    assert 1.4 * alone_s[0] < first_s < second_s  # its first step began before the other was there
+    # One begins, and one ends, while the other does not run.
+    for slowed_s, unhindered_s in zip(e2e_s(0.0, 0.5), alone_s, strict=True):
+        assert 1.4 * unhindered_s < slowed_s < 1.5 * unhindered_s
