@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from controller.config import SloPolicy
-from controller.levels import Level, served_levels
+from controller.levels import served_levels
 from controller.profiles import Profile
 from controller.signals import Correction, Plan, Work
 from controller.telemetry import Flight, Queue
@@ -16,6 +16,7 @@ from controller.telemetry import Flight, Queue
 WATCH_S = 0.05  # whoever asks looks at the queues so often: a shed request leaves so late
 LEAST_RETRY_S = 1.0
 STANDING = 0.5  # of what may be waited for: CoDel's target is half of where it drops (folly)
+FOLLOWED = 0.25  # likewise: where the least wait is more, k' has had the time to follow the load
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How fast a replica takes in the prompts of one class, at the lowest level."""
+    """How fast a replica takes in the prompts of one class, under some plan."""
 
     tokens: int  # of a step that are left for them
     step_s: float
@@ -42,7 +43,9 @@ class Admission:
 
     1. Full: a class has `max_waiting` requests without a first token on this replica.
     2. Hopeless: age + time until its prompt is in > TTFT objective, reckoned at the lowest level
-       that the SLO policy can come to, whatever runs now:
+       that the SLO policy can come to; at the one that runs, once the least wait of late says that
+       k' has had the time to follow and was not lowered further: who is taken beyond what that can
+       do is late, or makes others late.
 
            ahead  = tokens that wait in classes of higher priority, or before it in its own or one
                     of the same priority, with its own prompt
@@ -63,8 +66,7 @@ class Admission:
         self._slo_policy = slo_policy
         self._classes = slo_policy.slo_classes
         self._profile = profile
-        self._lowest: Level = served_levels(slo_policy, profile)[0]
-        self._lowest_plan = self._lowest.plan(0)
+        self._lowest = served_levels(slo_policy, profile)[0].plan(0)
 
     def on_arrival(
         self,
@@ -77,7 +79,8 @@ class Admission:
         """None: take it. Whoever is refused with a short prompt would be with any longer one."""
         queue = queues.get(slo_class, Queue())
         ahead = self._ahead(slo_class, queues)
-        room = self._room(slo_class, queues, ahead, correction)
+        counted = self._counted(slo_class, queue, plan)
+        room = self._room(slo_class, queues, ahead, counted, correction)
         wait_s = room.seconds(sum(ahead.values()) + prompt_tokens)
         most = self._max_waiting(slo_class)
         if len(queue.waiting) >= most:
@@ -118,7 +121,8 @@ class Admission:
         limit_s = self._limit_s(slo_class, queue, plan)
         ahead = self._ahead(slo_class, queues)
         tokens = sum(ahead.values()) - queue.waiting_tokens
-        room = self._room(slo_class, queues, ahead, correction)
+        counted = self._counted(slo_class, queue, plan)
+        room = self._room(slo_class, queues, ahead, counted, correction)
         shed = []
         for flight in queue.waiting:
             age_s = now_s - flight.arrived_s
@@ -134,14 +138,20 @@ class Admission:
 
     def _limit_s(self, slo_class: str, queue: Queue, plan: Plan) -> float:
         """How long a first token may take."""
-        ttft_s = self._classes[slo_class].ttft_s
-        tight_s = self._slo_policy.slo.margin * ttft_s
-        stands = queue.standing_wait_s > STANDING * tight_s
-        return tight_s if stands and self._is_lowest(plan) else ttft_s
+        stands = queue.standing_wait_s > STANDING * self._tight_s(slo_class)
+        is_tight = stands and self._is_lowest(plan)
+        return self._tight_s(slo_class) if is_tight else self._classes[slo_class].ttft_s
+
+    def _counted(self, slo_class: str, queue: Queue, plan: Plan) -> Plan:
+        """The plan that is counted on."""
+        has_followed = queue.standing_wait_s > FOLLOWED * self._tight_s(slo_class)
+        return plan if has_followed else self._lowest
+
+    def _tight_s(self, slo_class: str) -> float:
+        return self._slo_policy.slo.margin * self._classes[slo_class].ttft_s
 
     def _is_lowest(self, plan: Plan) -> bool:
-        lowest = self._lowest_plan
-        return all(plan.mean_k_of(name) <= lowest.mean_k_of(name) for name in self._classes)
+        return all(plan.mean_k_of(name) <= self._lowest.mean_k_of(name) for name in self._classes)
 
     def _ahead(self, slo_class: str, queues: Mapping[str, Queue]) -> dict[str, int]:
         """Tokens that wait, by class, of those that do not have to wait for this one."""
@@ -153,6 +163,7 @@ class Admission:
         slo_class: str,
         queues: Mapping[str, Queue],
         ahead: Mapping[str, int],
+        plan: Plan,
         correction: Correction,
     ) -> Room:
         total = sum(ahead.values())
@@ -163,7 +174,7 @@ class Admission:
         length = sum(prompts) / len(prompts) if prompts else 0.0
         model = self._profile.step_time.corrected(correction)
         work = Work(room, running, room * length / 2, running * length)
-        return Room(room, model.step_s(self._lowest.layers(shares), work))
+        return Room(room, model.step_s(plan.layers_over(shares), work))
 
     def _priority(self, slo_class: str) -> int:
         """Of a class that a newer SLO policy knows no more, that of requests without one."""

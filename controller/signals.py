@@ -201,6 +201,16 @@ class Plan:
     def quality_of(self, slo_class: str) -> float:
         return self.class_quality.get(slo_class, self.quality)
 
+    def layers_over(self, shares: Mapping[str, float]) -> tuple[float, ...]:
+        """k' of every MoE layer, over SLO classes by their shares of the tokens."""
+        if not self.class_k or not shares:
+            return tuple(map(float, self.k))
+        mixed = [0.0] * len(self.k)
+        for name, share in shares.items():
+            for layer, k in enumerate(self.k_of(name)):
+                mixed[layer] += share * k
+        return tuple(mixed)
+
     def mean_k_over(self, shares: Mapping[str, float]) -> float:
         """Over layers and, by their shares of the tokens, over SLO classes."""
         if not self.class_k or not shares:

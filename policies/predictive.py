@@ -17,6 +17,7 @@ from policies.goals import Goals, Part
 
 HORIZON_S = SUSTAINED_S  # what is expected of arrivals is expected for so long
 LATE_WEIGHT = 10.0  # what is late counts for so much of the next lower priority
+LOST = 0.4  # of requests, for each share of the work: the longest are refused first
 ENOUGH_ON_TIME = 0.99  # less is called overload
 SAME_K = 1e-6
 
@@ -52,7 +53,7 @@ class Outlook:
     """Of a class at a level."""
 
     part: Part
-    late: float  # share of its work that is expected to miss an objective
+    late: float  # share of its requests that are expected to miss an objective
     ttft_s: float
     tpot_s: float
 
@@ -68,7 +69,7 @@ class Prospect:
 
     mean_k: float
     worth: float  # expected effective quality: quality of what is on time
-    on_time: float  # share of the work
+    on_time: float  # share of the requests
     utilisation: float  # engine seconds asked for per second and replica
     worst: Outlook
 
@@ -85,7 +86,8 @@ class Predictive:
         use    u = a / R * request(p, o)
         drain  D = B / (C - running / R) * step(C - running / R, running / R)
         slack  S = TTFT objective - prompt(p)
-        late   L = max(E[(D + m D Z - S)+], E[(D + (u - 1) H - S + e Z)+]) / (H + S)
+        short  x = max(E[(D + m D Z - S)+], E[(D + (u - 1) H - S + e Z)+])
+        late   L = 0.4 x / (H + S), at most 1
         TPOT   = step(min(C - running / R, max(B, u C)), running / R)
         worth  = quality * (1 - L)
 
@@ -96,8 +98,9 @@ class Predictive:
     the error that the step-time model has had in the last minute, e that and the error that
     forecasts of four seconds have had (`controller.forecast`), in engine time. The expectations are
     the newsvendor's shortage (Arrow, Harris and Marschak, "Optimal inventory policy", Econometrica
-    1951): e (phi(z) + z Phi(z)) at z = x / e for a mean of x. Where a prompt takes longer than its
-    objective, or TPOT is above its own, all is late.
+    1951): e (phi(z) + z Phi(z)) at z = x / e for a mean of x. Requests are fewer than their share
+    of that work, since admission refuses the longest prompts first (docs/log.md). Where a prompt
+    takes longer than its objective, or TPOT is above its own, all are late.
 
     So no queue length is a threshold: where quality is flat k' is given up before there is a queue,
     and at the knee of quality a few requests are left to admission rather than all degraded. How
@@ -182,7 +185,7 @@ class Predictive:
                 _expected_excess(drained_s + growth_s - slack_s, error_s),
             )
             hopeless = slack_s < 0 or tpot_s > part.tpot_s
-            late = 1.0 if hopeless else min(1.0, short_s / (HORIZON_S + slack_s))
+            late = 1.0 if hopeless else min(1.0, LOST * short_s / (HORIZON_S + slack_s))
             ttft_s = prompt_s + drained_s + max(0.0, growth_s)
             outlooks.append(Outlook(part, late, ttft_s, tpot_s))
         return Prospect(

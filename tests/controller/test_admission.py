@@ -149,9 +149,23 @@ def test_a_standing_queue_at_the_floor_takes_only_what_is_served_within_the_marg
     assert refusal.reason == "its first token is 0.82 s away, class default allows 0.80 s"
 
 
-def test_a_standing_queue_is_not_shed_from_while_fewer_experts_would_help() -> None:
-    standing = queue(4000, standing_wait_s=0.7)
-    assert arrival(of=MARGIN, plan=FULL, tokens=100, default=standing) is None
+def test_a_queue_that_has_just_come_is_no_reason_to_refuse_while_fewer_experts_would_help() -> None:
+    burst = queue(4000, standing_wait_s=0.19)
+    assert arrival(of=MARGIN, plan=FULL, tokens=100, default=burst) is None
+
+
+def test_a_queue_that_k_has_had_the_time_to_follow_is_taken_to_last_at_the_k_that_runs() -> None:
+    """4100 tokens at k' 8: who is taken beyond what it can do is late, or makes others late."""
+    lasting = queue(4000, standing_wait_s=0.21)
+    refusal = arrival(of=MARGIN, plan=FULL, tokens=100, default=lasting)
+    assert refusal is not None
+    assert refusal.reason == "its first token is 3.69 s away, class default allows 1.00 s"
+    assert arrival(of=MARGIN, plan=FLOOR, tokens=100, default=lasting) is None
+    flights = [Flight("0", "default", 0.0, 1500, 1500)]
+    assert shed(0.1, plan=FULL, of=MARGIN, default=Queue(flights, 1500)) == []
+    standing = Queue(flights, 1500, standing_wait_s=0.21)
+    assert shed(0.1, plan=FULL, of=MARGIN, default=standing) == ["default:0"]
+    assert shed(0.1, plan=FLOOR, of=MARGIN, default=standing) == []
 
 
 def test_a_standing_queue_lets_go_of_who_waited_beyond_the_margin_and_has_not_begun() -> None:

@@ -250,7 +250,7 @@ def test_a_heavier_load_never_gives_more_experts(
         ("pid", {"oldest_wait_s": 2.0}),
         ("pid", {"ttft_p95_s": 2.0}),
         ("pid", {"tpot_p95_s": 0.2}),
-        ("predictive", {"worst_waiting_tokens": 2000}),
+        ("predictive", {"worst_waiting_tokens": 3000}),
         ("predictive", {"arrival_rps_sustained": 20.0}),
         ("predictive", {"running_requests": 200}),
         ("slackfit", {"worst_waiting_tokens": 2000}),
