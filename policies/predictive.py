@@ -16,7 +16,7 @@ from policies.foresight import drain_s, step_s
 from policies.goals import Goals, Part
 
 HORIZON_S = SUSTAINED_S  # what is expected of arrivals is expected for so long
-LATE_WEIGHT = 10.0  # what is late counts for so much of the next lower priority
+LATE_WEIGHT = 25.0  # what is late counts for so much of the next lower priority
 LOST = 0.4  # of requests, for each share of the work: the longest are refused first
 ENOUGH_ON_TIME = 0.99  # less is called overload
 SAME_K = 1e-6
@@ -109,7 +109,7 @@ class Predictive:
     A class waits for those of its priority and above: its u, its B and the running beside it are
     theirs together. A level is a rung for every class (`controller.levels`); its plan is their mean
     by their shares of the tokens, and so is its worth; but what is late of a higher priority counts
-    ten times, so that a promise goes before experts.
+    25 times, so that a promise goes before experts.
 
     Quiet: nothing is late, the best level is taken. Entering load: the level falls with the chance
     of being late. Leaving load: what a climb would make late counts twice, and on a throttled GPU
