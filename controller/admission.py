@@ -38,8 +38,8 @@ class Room:
 
 
 class Admission:
-    """Three reasons to refuse, once k' cannot help any more; classes with `late: serve` know only
-    the first.
+    """Three reasons to refuse, once k' cannot help any more, or is not going to; classes with
+    `late: serve` know only the first.
 
     1. Full: a class has `max_waiting` requests without a first token on this replica.
     2. Hopeless: age + time until its prompt is in > TTFT objective, reckoned at the lowest level

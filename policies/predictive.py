@@ -38,6 +38,8 @@ class Situation:
 
     def weighed(self, by_class: Mapping[str, float]) -> float:
         """A mean by tokens; where nothing is known of those, classes are alike."""
+        if len(by_class) == 1:  # as nearly always, and a decision weighs dozens of times
+            return next(iter(by_class.values()))
         shares = {name: self.shares.get(name, 0.0) for name in by_class}
         total = sum(shares.values())
         if not total:
