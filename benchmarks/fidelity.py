@@ -121,6 +121,7 @@ def both(
         "requests": len(schedule),
         "actual": asdict(settings.actual)
         | {"sigma": settings.noise.sigma if settings.noise else None}
+        | {"contention": settings.contention}
         | {"way": asdict(settings.way) if settings.way else None},
         "live": run.figures(slo_policy.slo_classes),
         "simulated": simulated(schedule, slo_policy, profile, settings),

@@ -23,7 +23,7 @@ from simulations.timeline import Tick, step_time_error
 LASTS_S = 0.056  # for what steps have in common
 CONTENTION = 0.4  # steps take so much longer while the other replica runs one
 WARM_UP_S = 10.0  # a simulated controller begins without having seen a step
-FITS = 3
+FITS = 2
 SEEDS = range(5)
 CONTEXT_TOKENS = 256  # of a step that tells how slow a machine is
 
@@ -72,22 +72,23 @@ def machine_of(
     if live is None:
         return Settings(replicas=REPLICAS, way=way)
     slower, sigma = 1.0, live.error
+    settings = _settings(live.correction, slower, sigma, way)
     for _ in range(FITS):
-        settings = Settings(
-            replicas=REPLICAS,
-            actual=_times(live.correction, slower),
-            contention=CONTENTION,
-            noise=Noise(sigma, LASTS_S),
-            way=way,
-        )
         runs = [simulate(schedule, slo_policy, profile, settings, seed) for seed in SEEDS]
         there = [each for each in (found_by(run.ticks) for run in runs) if each is not None]
         if not there:
             break
         slower *= live.step_s(profile) / fmean(each.step_s(profile) for each in there)
         sigma *= live.error / fmean(each.error for each in there)
+        settings = _settings(live.correction, slower, sigma, way)
     return settings
 
 
-def _times(correction: Correction, factor: float) -> Correction:
-    return Correction(*(factor * part for part in astuple(correction)))
+def _settings(correction: Correction, slower: float, sigma: float, way: Way | None) -> Settings:
+    return Settings(
+        replicas=REPLICAS,
+        actual=Correction(*(slower * part for part in astuple(correction))),
+        contention=CONTENTION,
+        noise=Noise(sigma, LASTS_S),
+        way=way,
+    )

@@ -138,9 +138,9 @@ class Admission:
 
     def _limit_s(self, slo_class: str, queue: Queue, plan: Plan) -> float:
         """How long a first token may take."""
-        stands = queue.standing_wait_s > STANDING * self._tight_s(slo_class)
-        is_tight = stands and self._is_lowest(plan)
-        return self._tight_s(slo_class) if is_tight else self._classes[slo_class].ttft_s
+        tight_s = self._tight_s(slo_class)
+        stands = queue.standing_wait_s > STANDING * tight_s
+        return tight_s if stands and self._is_lowest(plan) else self._classes[slo_class].ttft_s
 
     def _counted(self, slo_class: str, queue: Queue, plan: Plan) -> Plan:
         """The plan that is counted on."""

@@ -10,7 +10,7 @@ from itertools import groupby
 
 from controller.config import DEFAULT_CLASS, SloClass, SloPolicy
 from controller.profiles import Profile, Rung
-from controller.signals import Plan
+from controller.signals import Plan, mixed_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,7 @@ class Level:
         """k' of every MoE layer, over classes by their shares of the tokens."""
         if not shares:
             return tuple(map(float, self.rungs[DEFAULT_CLASS].plan))
-        mixed = [0.0] * len(self.rungs[DEFAULT_CLASS].plan)
-        for name, share in shares.items():
-            for layer, k in enumerate(self.rung(name).plan):
-                mixed[layer] += share * k
-        return tuple(mixed)
+        return mixed_k((share, self.rung(name).plan) for name, share in shares.items())
 
     def plan(self, epoch: int) -> Plan:
         """Only classes that differ from the default one have a k' of their own in it."""

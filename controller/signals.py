@@ -3,8 +3,9 @@
 None always means "not known", never zero.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import mul
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,12 @@ class ReplicaWish:
     reason: str
 
 
+def mixed_k(parts: Iterable[tuple[float, Sequence[int]]]) -> tuple[float, ...]:
+    """The mean k' of every MoE layer, of parts that have a share of the tokens and their own k'."""
+    shares, ks = zip(*parts, strict=True)
+    return tuple(sum(map(mul, shares, layer)) for layer in zip(*ks, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """k' of every MoE layer. Immutable; the epoch orders plans."""
@@ -205,11 +212,7 @@ class Plan:
         """k' of every MoE layer, over SLO classes by their shares of the tokens."""
         if not self.class_k or not shares:
             return tuple(map(float, self.k))
-        mixed = [0.0] * len(self.k)
-        for name, share in shares.items():
-            for layer, k in enumerate(self.k_of(name)):
-                mixed[layer] += share * k
-        return tuple(mixed)
+        return mixed_k((share, self.k_of(name)) for name, share in shares.items())
 
     def mean_k_over(self, shares: Mapping[str, float]) -> float:
         """Over layers and, by their shares of the tokens, over SLO classes."""

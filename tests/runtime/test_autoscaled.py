@@ -57,7 +57,7 @@ def replicas() -> int:
 
 def wait(cluster: LocalCluster, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     pause = threading.Event()
-    for _ in range(900):  # a replica on a busy machine may take its time
+    for _ in range(400):
         status = cluster.status()
         if condition(status):
             return status
