@@ -136,7 +136,7 @@ def measure(
         for arm in constants:
             records = simulate(load, arms[arm], profile, settings, seed).records
             found[arm].append(summarise(records, slo_classes))
-        faults, host, ours = Faults(()), Host(settings.contention), arms[PREDICTIVE]
+        faults, host, ours = Faults(settings.faults), Host(settings.contention), arms[PREDICTIVE]
         machine = Machine(Events(), ours, profile, cost, settings, faults, host, seed)
         records, meter = metered(machine, load, duration_s)
         found[PREDICTIVE].append(summarise(records, slo_classes))
