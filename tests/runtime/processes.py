@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
@@ -21,12 +22,14 @@ def ray_processes() -> set[int]:
     return found
 
 
-def replica_pids() -> set[int]:
-    return {
-        pid
-        for pid in ray_processes()
-        if any("ServeReplica:kprime" in word for word in psutil.Process(pid).cmdline())
-    }
+def replica_pids(details: dict[str, Any]) -> set[int]:
+    """Of kprime's replicas that have a process, those that drain included, by Serve's own details.
+
+    Not by the titles of processes: a Ray worker may bear a replica's without being Serve's.
+    """
+    deployments = details["applications"]["kprime"]["deployments"].values()
+    replicas = [replica for each in deployments for replica in each["replicas"]]
+    return {replica["pid"] for replica in replicas if replica.get("pid")}
 
 
 def free_port() -> int:

@@ -9,8 +9,8 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import numpy as np
-import psutil
 import pytest
+from ray.serve.context import _get_global_client
 
 from controller.policy_file import load_policy
 from runtime.cluster import LocalCluster
@@ -50,9 +50,8 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
 
 
 def replicas() -> int:
-    """That run as processes: those that drain count, unlike those of other tests beside this."""
-    own = {process.pid for process in psutil.Process().children(recursive=True)}
-    return len(replica_pids() & own)
+    """That Serve has processes of: those that drain count."""
+    return len(replica_pids(_get_global_client().get_serve_details()))
 
 
 def wait(cluster: LocalCluster, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

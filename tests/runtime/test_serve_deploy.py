@@ -54,6 +54,14 @@ class Operator:
         with urlopen(f"http://127.0.0.1:{self.http_port}/kprime/status", timeout=10) as answer:
             return json.load(answer)
 
+    def replica_pids(self) -> set[int]:
+        request = Request(
+            f"http://127.0.0.1:{self._dashboard_port}/api/serve/applications/",
+            headers={"authorization": f"Bearer {self._env['RAY_AUTH_TOKEN']}"},
+        )
+        with urlopen(request, timeout=10) as answer:
+            return replica_pids(json.load(answer))
+
     def complete(self, max_tokens: int) -> dict:
         body = {"model": MODEL, "prompt": "Call me", "max_tokens": max_tokens, "ignore_eos": True}
         request = Request(
@@ -111,7 +119,7 @@ def test_a_changed_policy_is_hot(operator: Operator, tmp_path: Path) -> None:
     policy = config["applications"][0]["deployments"][0]["user_config"]["slo_policy"]
     operator.deploy(config, tmp_path / "serve.yaml")
     operator.wait(lambda status: len(status["replica_epochs"]) == 2)
-    pids = replica_pids()
+    pids = operator.replica_pids()
     assert len(pids) == 2
 
     answers: list[dict] = []
@@ -127,6 +135,6 @@ def test_a_changed_policy_is_hot(operator: Operator, tmp_path: Path) -> None:
     for flight in flights:
         flight.join()
 
-    assert replica_pids() == pids
+    assert operator.replica_pids() == pids
     assert [answer["usage"]["completion_tokens"] for answer in answers] == [800] * 4
     assert operator.complete(2)["kprime"]["mean_k"] == 3
