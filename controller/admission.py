@@ -4,11 +4,12 @@ Takes the queues of a replica as they stand; gives refusals with their reason an
 Knows no HTTP and no engine; time is an argument.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from controller.config import SloPolicy
 from controller.levels import served_levels
+from controller.on_time import Turn, to_let_go
 from controller.profiles import Profile
 from controller.signals import Correction, Plan, Work
 from controller.telemetry import Flight, Queue
@@ -42,10 +43,12 @@ class Admission:
     `late: serve` know only the first.
 
     1. Full: a class has `max_waiting` requests without a first token on this replica.
-    2. Hopeless: age + time until its prompt is in > TTFT objective, reckoned at the lowest level
-       that the SLO policy can come to; at the one that runs, once the least wait of late says that
-       k' has had the time to follow and was not lowered further: who is taken beyond what that can
-       do is late, or makes others late.
+    2. Too much: not all that wait can have their first token within the TTFT objective. So many go
+       as have to, and as few as do (`controller.on_time`): first the longest prompt among those
+       that wait no longer than the first that would be late. Reckoned at the lowest level that the
+       SLO policy can come to; at the one that runs, once the least wait of late says that k' has
+       had the time to follow and was not lowered further: who is taken beyond what that can do is
+       late, or makes others late.
 
            ahead  = tokens that wait in classes of higher priority, or before it in its own or one
                     of the same priority, with its own prompt
@@ -75,8 +78,12 @@ class Admission:
         queues: Mapping[str, Queue],
         plan: Plan,
         correction: Correction,
+        now_s: float,
     ) -> Refusal | None:
-        """None: take it. Whoever is refused with a short prompt would be with any longer one."""
+        """None: take it, though a longer one may have to go for it.
+
+        Whoever is refused with a short prompt would be with any longer one.
+        """
         queue = queues.get(slo_class, Queue())
         ahead = self._ahead(slo_class, queues)
         counted = self._counted(slo_class, queue, plan)
@@ -90,6 +97,11 @@ class Admission:
         limit_s = self._limit_s(slo_class, queue, plan)
         if wait_s <= limit_s:
             return None
+        others = self._turns(queue.waiting, room, self._classes[slo_class].ttft_s, now_s)
+        before_s = room.seconds(sum(ahead.values()) - queue.waiting_tokens)
+        its_turn = Turn(room.seconds(prompt_tokens), limit_s)
+        if len(others) not in to_let_go([*others, its_turn], before_s):
+            return None
         return Refusal(
             f"its first token is {wait_s:.2f} s away, class {slo_class} allows {limit_s:.2f} s",
             _retry(wait_s - limit_s),
@@ -98,7 +110,7 @@ class Admission:
     def to_shed(
         self, queues: Mapping[str, Queue], plan: Plan, correction: Correction, now_s: float
     ) -> list[tuple[Flight, Refusal]]:
-        """Of those that wait: the lowest priority first, within it the oldest."""
+        """Of those that wait, the lowest priority first."""
         names = sorted(queues, key=self._priority)
         return [
             each
@@ -120,21 +132,31 @@ class Admission:
             return []
         limit_s = self._limit_s(slo_class, queue, plan)
         ahead = self._ahead(slo_class, queues)
-        tokens = sum(ahead.values()) - queue.waiting_tokens
         counted = self._counted(slo_class, queue, plan)
         room = self._room(slo_class, queues, ahead, counted, correction)
-        shed = []
+        before_s = room.seconds(sum(ahead.values()) - queue.waiting_tokens)
+        retry_s = _retry(before_s + room.seconds(queue.waiting_tokens) - limit_s)
+        allowed = f"class {slo_class} allows {limit_s:.2f} s"
+        shed, others = [], []
         for flight in queue.waiting:
             age_s = now_s - flight.arrived_s
-            left_s = room.seconds(tokens + flight.tokens_to_prefill)
-            hopeless = age_s + left_s > ttft_s
-            if hopeless or (age_s > limit_s and not flight.started):
-                waited = f"waited for {age_s:.2f} s, first token {left_s:.2f} s away"
-                reason = f"{waited}, class {slo_class} allows {limit_s:.2f} s"
-                shed.append((flight, Refusal(reason, _retry(age_s + left_s - limit_s))))
+            if age_s > limit_s and not flight.started:
+                shed.append((flight, Refusal(f"waited for {age_s:.2f} s, {allowed}", retry_s)))
             else:
-                tokens += flight.tokens_to_prefill
+                others.append(flight)
+        for position in sorted(to_let_go(self._turns(others, room, ttft_s, now_s), before_s)):
+            flight = others[position]
+            reason = f"not all that wait are in time, {allowed}: its {flight.tokens_to_prefill} "
+            shed.append((flight, Refusal(reason + "prompt tokens are the most of them", retry_s)))
         return shed
+
+    def _turns(
+        self, flights: Sequence[Flight], room: Room, ttft_s: float, now_s: float
+    ) -> list[Turn]:
+        return [
+            Turn(room.seconds(flight.tokens_to_prefill), flight.arrived_s + ttft_s - now_s)
+            for flight in flights
+        ]
 
     def _limit_s(self, slo_class: str, queue: Queue, plan: Plan) -> float:
         """How long a first token may take."""

@@ -122,7 +122,7 @@ class Admission(_Section):
     )
     late: Late = Field(
         default="refuse",
-        description="refuse what cannot meet its TTFT objective any more, or serve it late",
+        description="refuse the longest prompts of what cannot all be in time, or serve late",
     )
     standing_s: Seconds = Field(
         default=1.0,

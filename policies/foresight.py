@@ -24,6 +24,12 @@ def drain_s(
     return waiting_tokens / room * _step_s(model, plan, load, chunk_tokens, room, running)
 
 
+def request_s(model: StepTime, plan: Sequence[float], load: Load, chunk_tokens: int) -> float:
+    """Engine time that a request of the load's lengths takes of a saturated replica."""
+    prompt_tokens, output_tokens = _lengths(load, chunk_tokens)
+    return model.request_s(plan, prompt_tokens, output_tokens, chunk_tokens)
+
+
 def step_s(
     model: StepTime, plan: Sequence[float], load: Load, chunk_tokens: int, prefill_tokens: float
 ) -> float:
@@ -43,6 +49,11 @@ def _step_s(
     """A prefilled token reads half a prompt's keys, a decoding request its prompt's and half an
     answer's.
     """
-    length, output = load.prompt_tokens or chunk_tokens, load.output_tokens or 0.0
-    keys = prefill_tokens * length / 2, running * (length + output / 2)
+    prompt, output = _lengths(load, chunk_tokens)
+    keys = prefill_tokens * prompt / 2, running * (prompt + output / 2)
     return model.step_s(plan, Work(prefill_tokens, running, *keys))
+
+
+def _lengths(load: Load, chunk_tokens: int) -> tuple[float, float]:
+    """Mean prompt and answer; a prompt of unknown length is a step's."""
+    return load.prompt_tokens or chunk_tokens, load.output_tokens or 0.0

@@ -12,12 +12,12 @@ from controller.levels import Level, levels_of
 from controller.profiles import Profile
 from controller.signals import Budget, Correction, Load
 from controller.step_time import StepTime
-from policies.foresight import drain_s, step_s
+from policies.foresight import drain_s, request_s, step_s
 from policies.goals import Goals, Part
 
 HORIZON_S = SUSTAINED_S  # what is expected of arrivals is expected for so long
 LATE_WEIGHT = 25.0  # what is late counts for so much of the next lower priority
-LOST = 0.4  # of requests, for each share of the work: the longest are refused first
+FEWER = 1 / 3  # power: requests that are lost are fewer than their work, the longest go first
 ENOUGH_ON_TIME = 0.99  # less is called overload
 SAME_K = 1e-6
 
@@ -29,6 +29,8 @@ class Situation:
     load: Load
     model: StepTime  # corrected
     parts: Sequence[Part]
+    drains_s: Sequence[float]  # of the backlog of each part, at the best level
+    request_s: float  # likewise
     shares: Mapping[str, float]  # of the tokens, by class
     arrival_rps: float  # at each replica, over the horizon
     error_rps: float  # of that, root mean square
@@ -86,10 +88,11 @@ class Predictive:
     horizon of H seconds:
 
         use    u = a / R * request(p, o)
-        drain  D = B / (C - running / R) * step(C - running / R, running / R)
+        drain  D = B / (C - running / R) * step(C - running / R, running / R) at the best level,
+                   times request(p, o) here over there
         slack  S = TTFT objective - prompt(p)
         short  x = max(E[(D + m D Z - S)+], E[(D + (u - 1) H - S + e Z)+])
-        late   L = 0.4 x / (H + S), at most 1
+        late   L = 1 - ((H + S) / (H + S + x))^(1/3)
         TPOT   = step(min(C - running / R, max(B, u C)), running / R)
         worth  = quality * (1 - L)
 
@@ -100,9 +103,14 @@ class Predictive:
     the error that the step-time model has had in the last minute, e that and the error that
     forecasts of four seconds have had (`controller.forecast`), in engine time. The expectations are
     the newsvendor's shortage (Arrow, Harris and Marschak, "Optimal inventory policy", Econometrica
-    1951): e (phi(z) + z Phi(z)) at z = x / e for a mean of x. Requests are fewer than their share
-    of that work, since admission refuses the longest prompts first (docs/log.md). Where a prompt
-    takes longer than its objective, or TPOT is above its own, all are late.
+    1951): e (phi(z) + z Phi(z)) at z = x / e for a mean of x.
+
+    Requests that are lost are fewer than their share of that work, since admission lets go of the
+    longest prompts first. Where lengths are spread exponentially, the longest requests, a share f
+    of all, hold f (1 - ln f) of the work, and the cube root is within 0.05 of that law; so are
+    those of three traces (docs/log.md). At twice the load every level is left with the same root of
+    a half, so that the level does not climb however heavy the load. Where a prompt takes longer
+    than its objective, or TPOT is above its own, all are late.
 
     So no queue length is a threshold: where quality is flat k' is given up before there is a queue,
     and at the knee of quality a few requests are left to admission rather than all degraded. How
@@ -146,10 +154,20 @@ class Predictive:
         lasting_rps = load.arrival_rps_sustained
         mean_rps = next_rps if lasting_rps is None else lasting_rps
         above_rps = max(0.0, (load.arrival_rps_upper or 0.0) - mean_rps)
+        if not load.prompt_tokens:  # nobody has come yet, or they are of no size: they cost nothing
+            mean_rps = above_rps = 0.0
+        model = self._profile.step_time.corrected(load.correction or Correction())
+        parts, plan = self._goals.parts(load), self._best_first[0].layers(load.shares)
+        chunk = self._profile.max_batch_tokens
         return Situation(
             load,
-            self._profile.step_time.corrected(load.correction or Correction()),
-            self._goals.parts(load),
+            model,
+            parts,
+            [
+                drain_s(model, plan, load, chunk, part.worst_waiting_tokens, part.running_requests)
+                for part in parts
+            ],
+            request_s(model, plan, load, chunk),
             load.shares,
             mean_rps / load.replicas,
             above_rps / ONE_IN_TEN / load.replicas,
@@ -165,29 +183,26 @@ class Predictive:
     def _prospect(self, level: Level, now: Situation) -> Prospect:
         model, load, plan = now.model, now.load, level.layers(now.shares)
         chunk = self._profile.max_batch_tokens
-        prompt, output = load.prompt_tokens or 0.0, load.output_tokens or 0.0
-        prompt_s = model.prompt_s(plan, prompt, chunk)
-        request_s = model.request_s(plan, prompt, output, chunk)
-        use, use_error = now.arrival_rps * request_s, now.error_rps * request_s
+        prompt_s = model.prompt_s(plan, load.prompt_tokens or 0.0, chunk)
+        takes_s = request_s(model, plan, load, chunk)
+        use, use_error = now.arrival_rps * takes_s, now.error_rps * takes_s
         off = load.step_time_error or 0.0
         left = max(0.0, chunk - (load.running_requests or 0) / load.replicas)
         prefill = min(left, max(load.worst_waiting_tokens or 0, chunk * use))
         tpot_s = step_s(model, plan, load, chunk, prefill)
         outlooks = []
-        for part in now.parts:
-            drained_s = drain_s(
-                model, plan, load, chunk, part.worst_waiting_tokens, part.running_requests
-            )
+        for part, drain_at_best_s in zip(now.parts, now.drains_s, strict=True):
+            drained_s = drain_at_best_s * takes_s / now.request_s
             slack_s = part.ttft_s - prompt_s
             asked_s = part.share * use * HORIZON_S
             growth_s = asked_s - HORIZON_S
             error_s = math.hypot(part.share * use_error * HORIZON_S, off * (drained_s + asked_s))
-            short_s = max(
-                _expected_excess(drained_s - slack_s, off * drained_s),
-                _expected_excess(drained_s + growth_s - slack_s, error_s),
-            )
+            unused_s = max(0.0, slack_s - drained_s)
+            short_s = _expected_excess(drained_s - slack_s, off * drained_s)
+            short_s += _expected_excess(growth_s - unused_s, error_s)
             hopeless = slack_s < 0 or tpot_s > part.tpot_s
-            late = 1.0 if hopeless else min(1.0, LOST * short_s / (HORIZON_S + slack_s))
+            room_s = HORIZON_S + slack_s
+            late = 1.0 if hopeless else 1 - (room_s / (room_s + short_s)) ** FEWER
             ttft_s = prompt_s + drained_s + max(0.0, growth_s)
             outlooks.append(Outlook(part, late, ttft_s, tpot_s))
         return Prospect(

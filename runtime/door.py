@@ -61,7 +61,7 @@ class Door:
         first: Refusal | None = None
         for slo_class in slo_classes:
             refusal = self._admission.on_arrival(
-                slo_class, prompt_tokens, queues, terms.plan, terms.correction
+                slo_class, prompt_tokens, queues, terms.plan, terms.correction, now_s
             )
             if refusal is None:
                 return None

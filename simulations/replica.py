@@ -71,6 +71,7 @@ class Replica:
             telemetry.queues(now_s),
             self.plan,
             self.heartbeat.correction,
+            now_s,
         )
         if refusal:
             telemetry.refused(job.slo_class)

@@ -27,10 +27,18 @@ def policy(**changes: object) -> SloPolicy:
     return slo_policy(**({"classes": classes} | changes))
 
 
-def queue(*tokens: int, running: int = 0, standing_wait_s: float = 0.0) -> Queue:
+def queue(
+    *tokens: int, running: int = 0, standing_wait_s: float = 0.0, every_s: float = 0.1
+) -> Queue:
     """One request of so many tokens each, come at 0, 0.1, 0.2 s ... and not yet begun."""
-    waiting = [Flight(str(n), "any", 0.1 * n, each, each) for n, each in enumerate(tokens)]
+    waiting = [Flight(str(n), "any", every_s * n, each, each) for n, each in enumerate(tokens)]
     return Queue(waiting, sum(tokens), running, standing_wait_s)
+
+
+def crowd(tokens: int, running: int = 0, standing_wait_s: float = 0.0) -> Queue:
+    """As many tokens in prompts of 100, come at 0."""
+    prompts = [100] * (tokens // 100)
+    return queue(*prompts, running=running, standing_wait_s=standing_wait_s, every_s=0.0)
 
 
 def arrival(
@@ -42,7 +50,7 @@ def arrival(
     **queues: Queue,
 ) -> Refusal | None:
     return Admission(of or policy(), profile()).on_arrival(
-        slo_class, tokens, queues, plan, correction
+        slo_class, tokens, queues, plan, correction, now_s=0.0
     )
 
 
@@ -60,8 +68,8 @@ def test_an_empty_replica_takes_what_comes() -> None:
 
 
 def test_the_wait_is_reckoned_at_the_floor_whatever_runs() -> None:
-    assert arrival(tokens=100, default=queue(4900)) is None  # 1 s at the floor, 4.5 s at full k'
-    refusal = arrival(tokens=200, default=queue(4900))
+    assert arrival(tokens=100, default=crowd(4900)) is None  # 1 s at the floor, 4.5 s at full k'
+    refusal = arrival(tokens=200, default=crowd(4900))
     assert refusal is not None
     assert refusal.reason == "its first token is 1.02 s away, class default allows 1.00 s"
     assert not refusal.queue_full
@@ -69,33 +77,33 @@ def test_the_wait_is_reckoned_at_the_floor_whatever_runs() -> None:
 
 def test_a_constant_k_is_as_low_as_it_goes() -> None:
     fixed = policy(policy={"name": "fixed", "k": 8})
-    assert arrival(of=fixed, tokens=100, default=queue(1000)) is None  # 0.99 s at full k'
-    assert arrival(of=fixed, tokens=200, default=queue(1000)) is not None
+    assert arrival(of=fixed, tokens=100, default=crowd(1000)) is None  # 0.99 s at full k'
+    assert arrival(of=fixed, tokens=200, default=crowd(1000)) is not None
 
 
 def test_who_is_refused_shall_come_back_when_there_is_room_and_not_before_a_second() -> None:
-    soon = arrival(tokens=200, default=queue(4900))
-    later = arrival(tokens=100, default=queue(19900))
+    soon = arrival(tokens=200, default=crowd(4900))
+    later = arrival(tokens=100, default=crowd(19900))
     assert soon is not None and soon.retry_after_s == 1.0
     assert later is not None and later.retry_after_s == pytest.approx(3.0)
 
 
 def test_slower_steps_are_reckoned_with() -> None:
     slower = Correction(base=2.0, experts=2.0, rest=2.0)
-    assert arrival(tokens=100, default=queue(3000)) is None
-    assert arrival(tokens=100, default=queue(3000), correction=slower) is not None
+    assert arrival(tokens=100, default=crowd(3000)) is None
+    assert arrival(tokens=100, default=crowd(3000), correction=slower) is not None
 
 
 def test_running_requests_take_room_of_a_step() -> None:
-    assert arrival(tokens=100, default=queue(2500)) is None
-    assert arrival(tokens=100, default=queue(2500, running=50)) is not None
+    assert arrival(tokens=100, default=crowd(2500)) is None
+    assert arrival(tokens=100, default=crowd(2500, running=50)) is not None
 
 
 def test_a_class_waits_for_its_own_and_higher_priorities_and_not_for_lower_ones() -> None:
-    assert arrival("gold", default=queue(20_000), batch=queue(20_000)) is None
-    assert arrival("default", gold=queue(6000), batch=queue(20_000)) is not None
-    assert arrival("batch", gold=queue(9000), default=queue(9000)) is None
-    assert arrival("batch", gold=queue(13_000), default=queue(13_000)) is not None
+    assert arrival("gold", default=crowd(20_000), batch=crowd(20_000)) is None
+    assert arrival("default", gold=crowd(6000), batch=crowd(20_000)) is not None
+    assert arrival("batch", gold=crowd(9000), default=crowd(9000)) is None
+    assert arrival("batch", gold=crowd(13_000), default=crowd(13_000)) is not None
 
 
 def test_a_full_queue_refuses_at_once_though_time_would_do() -> None:
@@ -121,10 +129,31 @@ def test_a_class_that_may_be_late_is_refused_only_by_a_full_queue() -> None:
     assert shed(60.0, of=late, default=queue(50_000)) == []
 
 
-def test_who_cannot_make_it_any_more_is_let_go_and_makes_room_for_the_next() -> None:
-    waits = queue(3000, 3000, 1900)  # 0.6 s each at the floor, and 0.38 s
-    assert shed(0.2, default=waits) == ["default:1"]  # the third has 0.98 s without it
-    assert shed(0.45, default=waits) == ["default:0", "default:2"]  # the second has 0.95 s
+def test_of_a_queue_that_cannot_all_make_it_the_longest_goes() -> None:
+    waits = queue(900, 3000, 1900)  # 0.18, 0.6 and 0.38 s at the floor
+    assert shed(0.2, default=waits) == ["default:1"]  # the others take 0.56 s
+    assert shed(0.45, default=waits) == ["default:1"]  # as the second has 0.65 s, and needs 0.78
+    assert shed(0.75, default=waits) == ["default:1", "default:2"]  # the first has 0.25 s
+
+
+def test_one_that_is_shorter_is_taken_for_one_that_is_longer() -> None:
+    long = queue(4900)  # 0.98 s of the second
+    assert arrival(tokens=100, default=long) is None
+    assert arrival(tokens=4800, default=long) is None
+    assert arrival(tokens=4900, default=long) is not None  # of equals who was there first
+    shorter = {"default": queue(4900, 4800, every_s=0.0)}
+    assert shed(0.0, **shorter) == ["default:0"]
+
+
+def test_who_is_let_go_hears_why_and_when_to_come_again() -> None:
+    admission = Admission(policy(), profile())
+    standing = {"default": crowd(15_000)}
+    (_, refusal), *_ = admission.to_shed(standing, FULL, RIGHT, now_s=0.5)
+    assert refusal.reason == (
+        "not all that wait are in time, class default allows 1.00 s: its 100 prompt tokens are the "
+        "most of them"
+    )
+    assert refusal.retry_after_s == pytest.approx(2.0)  # 3 s of work, and one is allowed
 
 
 def test_who_waited_for_the_whole_objective_is_let_go_also_while_prefilled() -> None:
@@ -142,7 +171,7 @@ MARGIN = policy(slo={"ttft_s": 1.0, "tpot_s": 0.1, "margin": 0.8})
 
 
 def test_a_standing_queue_at_the_floor_takes_only_what_is_served_within_the_margin() -> None:
-    standing, burst = queue(4000, standing_wait_s=0.41), queue(4000, standing_wait_s=0.39)
+    standing, burst = crowd(4000, standing_wait_s=0.41), crowd(4000, standing_wait_s=0.39)
     assert arrival(of=MARGIN, plan=FLOOR, tokens=100, default=burst) is None
     refusal = arrival(of=MARGIN, plan=FLOOR, tokens=100, default=standing)
     assert refusal is not None
@@ -150,13 +179,13 @@ def test_a_standing_queue_at_the_floor_takes_only_what_is_served_within_the_marg
 
 
 def test_a_queue_that_has_just_come_is_no_reason_to_refuse_while_fewer_experts_would_help() -> None:
-    burst = queue(4000, standing_wait_s=0.19)
+    burst = crowd(4000, standing_wait_s=0.19)
     assert arrival(of=MARGIN, plan=FULL, tokens=100, default=burst) is None
 
 
 def test_a_queue_that_k_has_had_the_time_to_follow_is_taken_to_last_at_the_k_that_runs() -> None:
     """4100 tokens at k' 8: who is taken beyond what it can do is late, or makes others late."""
-    lasting = queue(4000, standing_wait_s=0.21)
+    lasting = crowd(4000, standing_wait_s=0.21)
     refusal = arrival(of=MARGIN, plan=FULL, tokens=100, default=lasting)
     assert refusal is not None
     assert refusal.reason == "its first token is 3.69 s away, class default allows 1.00 s"
@@ -188,12 +217,13 @@ classes = st.sampled_from(["gold", "default", "batch"])
 
 
 @given(classes, st.integers(0, 3000), queues, classes, st.integers(1, 3000))
-def test_more_in_the_queue_never_opens_the_door(
+def test_more_that_goes_ahead_never_opens_the_door(
     slo_class: str, prompt: int, waiting: dict[str, list[int]], longer: str, more: int
 ) -> None:
+    """Of its own class one may: a longer one is let go for it, and was what stood in the way."""
     before = {name: queue(*each) for name, each in waiting.items()}
     after = before | {longer: queue(*waiting[longer], more)}
-    if arrival(slo_class, prompt, **before) is not None:
+    if longer != slo_class and arrival(slo_class, prompt, **before) is not None:
         assert arrival(slo_class, prompt, **after) is not None
 
 

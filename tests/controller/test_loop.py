@@ -83,10 +83,10 @@ def test_the_same_samples_at_the_same_times_give_the_same_plans() -> None:
     busy = {"arrived_requests": 1, "arrived_tokens": 100, "arrived_output_tokens": 10}
     samples = [
         (0.0, sample(**busy)),
-        (0.2, sample(waiting_tokens=3000, **busy)),
-        (0.4, sample(waiting_tokens=7000, **busy)),
-        (0.6, sample(waiting_tokens=8000, ttfts_s=(0.3,), **busy)),
-        (0.8, sample(waiting_tokens=9000, tpots_s=(0.05,), **busy)),
+        (0.2, sample(waiting_tokens=7000, **busy)),
+        (0.4, sample(waiting_tokens=23_000, **busy)),
+        (0.6, sample(waiting_tokens=24_000, ttfts_s=(0.3,), **busy)),
+        (0.8, sample(waiting_tokens=25_000, tpots_s=(0.05,), **busy)),
         *((1.0 + second, sample()) for second in range(30)),
     ]
     plans = replay(samples)

@@ -224,8 +224,8 @@ def test_a_heavier_load_never_gives_more_experts(
     name: str, lighter: Load, more: dict[str, float], runs_k: float
 ) -> None:
     lighter = replace(lighter, mean_k=runs_k)
-    # A bound that is exceeded one time in ten is no nearer to the mean of a heavier load.
-    more["arrival_rps_upper"] = max(more["arrival_rps_upper"], more["arrival_rps_sustained"])
+    # As sure as the lighter: doubt is no load, and where too much comes it says that less may.
+    more["arrival_rps_upper"] = more["arrival_rps_sustained"]
     heavier = replace(lighter, **{key: getattr(lighter, key) + by for key, by in more.items()})
     least = after_some_quiet(name, runs_k).decide(heavier).mean_k
     assert least <= after_some_quiet(name, runs_k).decide(lighter).mean_k
@@ -250,7 +250,7 @@ def test_a_heavier_load_never_gives_more_experts(
         ("pid", {"oldest_wait_s": 2.0}),
         ("pid", {"ttft_p95_s": 2.0}),
         ("pid", {"tpot_p95_s": 0.2}),
-        ("predictive", {"worst_waiting_tokens": 3000}),
+        ("predictive", {"worst_waiting_tokens": 7000}),
         ("predictive", {"arrival_rps_sustained": 20.0}),
         ("predictive", {"running_requests": 200}),
         ("slackfit", {"worst_waiting_tokens": 2000}),

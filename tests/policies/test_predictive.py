@@ -45,24 +45,24 @@ def test_a_quality_above_that_of_the_full_k_is_noise() -> None:
 
 
 def test_a_backlog_takes_the_rung_that_is_worth_most() -> None:
-    choices = [first_choice(load(worst_waiting_tokens=tokens)) for tokens in (1000, 3000, 7000)]
+    choices = [first_choice(load(worst_waiting_tokens=tokens)) for tokens in (1000, 7000, 23_000)]
     assert choices == [8, 4, 2]
 
 
 def test_a_backlog_may_cost_as_much_as_the_experts_that_would_save_it() -> None:
-    """At k' 8 a backlog of 2842 tokens takes 2.558 s, and prompts have 1 - 0.09: of the requests of
-    4.91 s of engine time 0.4 of (2.558 - 0.91) / 4.91 are late, 13.4 %. At k' 4 it is 0.4 of (1.421
-    - 0.95) / 4.95, 3.8 %, and 0.9 of the others is as much as 13.4 % less.
+    """At k' 8 a backlog of 6567 tokens takes 5.91 s, and prompts have 1 - 0.09: of the work that
+    would be done in 4.91 + 5.0 s, 4.91 is on time, and the cube root of that share of the requests,
+    79.1 %. At k' 4 it is that of 4.95 of 7.28, 87.9 %, and 0.9 of them is as much.
     """
-    choices = [first_choice(load(worst_waiting_tokens=n)) for n in (2842, 2843, 6255, 6257)]
+    choices = [first_choice(load(worst_waiting_tokens=n)) for n in (6567, 6568, 22_427, 22_428)]
     assert choices == [8, 4, 4, 2]
-    budget = predictive().decide(load(worst_waiting_tokens=2842))
-    assert budget.reason.startswith("overload: 86.6 % on time, worth 0.866: TTFT 2.648/1.000 s")
+    budget = predictive().decide(load(worst_waiting_tokens=6567))
+    assert budget.reason.startswith("overload: 79.1 % on time, worth 0.791: TTFT 6.000/1.000 s")
 
 
 def test_the_longest_backlog_counts_and_not_the_mean() -> None:
-    uneven = load(replicas=4, waiting_tokens=3000, worst_waiting_tokens=3000)
-    even = load(replicas=4, waiting_tokens=4000, worst_waiting_tokens=1000)
+    uneven = load(replicas=4, waiting_tokens=7000, worst_waiting_tokens=7000)
+    even = load(replicas=4, waiting_tokens=8000, worst_waiting_tokens=2000)
     assert (first_choice(uneven), first_choice(even)) == (4, 8)
 
 
@@ -74,40 +74,50 @@ def test_what_the_oldest_has_waited_is_past_and_costs_no_experts() -> None:
 
 
 def test_a_backlog_leaves_so_much_less_for_what_comes() -> None:
-    """A tenth of the requests is late with a quarter of 4.91 s, 1.228: then four seconds ask for
-    1.228 + 0.91 s more than the engine does, and 0.18 a - 1 = 0.534. With 0.36 s of them there
-    already, 0.444.
+    """Of 0.72 a seconds of work at k' 8, 4.91 is on time, and at k' 4 4.95 of 0.4 a: 0.9 of the
+    cube root of 4.95 / (4.95 + 0.4 a - 4.95) is as much at 9.35 a second. With 0.36 s of work there
+    already half a request less may come.
     """
-    assert first_choice(load(arrival_rps_sustained=8.52)) == 8
-    assert first_choice(load(arrival_rps_sustained=8.53)) == 4
+    assert first_choice(load(arrival_rps_sustained=9.35)) == 8
+    assert first_choice(load(arrival_rps_sustained=9.36)) == 4
     heading = {"worst_waiting_tokens": 400}
-    assert first_choice(load(**heading, arrival_rps_sustained=8.02)) == 8
-    assert first_choice(load(**heading, arrival_rps_sustained=8.03)) == 4
+    assert first_choice(load(**heading, arrival_rps_sustained=8.85)) == 8
+    assert first_choice(load(**heading, arrival_rps_sustained=8.86)) == 4
 
 
 def test_a_longer_objective_leaves_more_for_what_comes() -> None:
-    # (1.91 + 5.91 / 4) / 4 = 0.847
+    # At k' 4 5.95 s are enough for 14.9 a second, and 5.91 / 0.729 / 0.72 is 11.26.
     patient = predictive(ttft_s=2.0)
-    assert patient.decide(load(arrival_rps_sustained=10.26)).mean_k == 8
-    assert patient.decide(load(arrival_rps_sustained=10.27)).mean_k == 4
+    assert patient.decide(load(arrival_rps_sustained=11.25)).mean_k == 8
+    assert patient.decide(load(arrival_rps_sustained=11.26)).mean_k == 4
 
 
 def test_the_less_sure_a_rate_the_lower_the_rung() -> None:
-    """At 0.99 of what k' 8 can take nothing would be late. If one time in ten 13.7 a second
-    come, the error of the work of four seconds is 4.61 s, and 1.23 s of it are expected to be late.
+    """At 0.99 of what k' 8 can take nothing would be late. If one time in ten 20.7 a second come,
+    the error of the work of four seconds is 8.54 s, and 2.93 s of it are expected to be late.
     """
     sure = {"arrival_rps_sustained": 5.5}
-    for upper_rps, k in ((None, 8), (5.5, 8), (1.0, 8), (13.6, 8), (13.7, 4), (30.0, 2)):
+    for upper_rps, k in ((None, 8), (5.5, 8), (1.0, 8), (20.6, 8), (20.7, 4), (70.0, 2)):
         assert first_choice(load(**sure, arrival_rps_upper=upper_rps)) == k
 
 
 def test_the_worse_the_model_the_lower_the_rung() -> None:
     """All of 0.9 s of backlog and 2.16 s of work would be on time, unless steps take longer."""
     near = {"worst_waiting_tokens": 1000, "arrival_rps_sustained": 3.0}
-    choices = [first_choice(load(**near, step_time_error=off)) for off in (None, 0.0, 0.5, 2.0)]
+    choices = [first_choice(load(**near, step_time_error=off)) for off in (None, 0.0, 2.2, 2.4)]
     assert choices == [8, 8, 8, 4]
-    # E[(0.9 + 0.09 Z - 0.91)+] = 0.031 s of 4.91, and 0.4 of that
-    assert "99.7 % on time" in predictive().decide(load(**near, step_time_error=0.1)).reason
+    # E[(0.9 + 0.09 Z - 0.91)+] = 0.031 s beside 4.91, and the cube root of 4.91 / 4.941
+    assert "99.8 % on time" in predictive().decide(load(**near, step_time_error=0.1)).reason
+
+
+def test_a_backlog_is_late_however_little_comes_and_doubt_comes_on_top() -> None:
+    full = predictive(floor=8)
+    backlog = {"worst_waiting_tokens": 2122}  # 1.91 s, a second more than there is
+    few = full.decide(load(**backlog, arrival_rps_sustained=0.0))
+    assert few.reason.startswith("overload: 94.0 % on time")  # the cube root of 4.91 / 5.91
+    # Just as much as four seconds do, with an error of 4.8 s: 0.399 of that, and that second.
+    doubtful = load(**backlog, arrival_rps_sustained=5.5556, arrival_rps_upper=14.1)
+    assert full.decide(doubtful).reason.startswith("overload: 85.6 % on time")
 
 
 def test_doubt_costs_little_quality_where_that_is_flat() -> None:
@@ -135,11 +145,13 @@ def test_a_backlog_fills_the_steps_that_decode() -> None:
 
 
 def test_a_higher_arrival_rate_takes_a_lower_rung() -> None:
-    # Worth as much: 0.9 at 1 + 2.138 / 4 of 5.6 a second, 0.8 at 1 + 2.328 / 4 of 10, 0.561 at
-    # 1 + 4.68 / 4 of 16.7 and at 1 + 1.788 / 4 of 25.
-    rates = (8.52, 8.53, 15.8, 15.9, 36.1, 36.2, 50.0)
+    """Where levels are short of the same work, one that does more of it by a factor serves its cube
+    root more requests: 8 and 4 meet at 9.35 (above), 4 and 2 where 0.9 of that of 4.95 / 0.4 a is
+    as much as 0.8. What k' 1 does more than k' 2, half, is not worth a quarter of the quality.
+    """
+    rates = (9.35, 9.36, 17.61, 17.63, 50.0, 500.0)
     choices = [first_choice(load(arrival_rps_sustained=rps)) for rps in rates]
-    assert choices == [8, 4, 4, 2, 2, 1, 1]
+    assert choices == [8, 4, 4, 2, 2, 2]
 
 
 def test_the_rate_of_the_next_four_seconds_counts_and_not_that_of_the_next() -> None:
@@ -150,8 +162,8 @@ def test_the_rate_of_the_next_four_seconds_counts_and_not_that_of_the_next() -> 
 
 def test_the_next_seconds_rate_counts_while_that_of_the_next_four_is_unknown() -> None:
     unknown = {"arrival_rps_sustained": None}
-    assert first_choice(load(**unknown, arrival_rps=8.52)) == 8
-    assert first_choice(load(**unknown, arrival_rps=8.53)) == 4
+    assert first_choice(load(**unknown, arrival_rps=9.35)) == 8
+    assert first_choice(load(**unknown, arrival_rps=9.36)) == 4
     assert "use 0.18" in predictive().decide(load(**unknown, arrival_rps=1.0)).reason
 
 
@@ -161,12 +173,12 @@ def test_replicas_share_the_arrivals() -> None:
 
 
 def test_overload_takes_what_loses_least_and_says_so() -> None:
-    """Of 50 requests in a second k' 1 does 25 and k' 2 17, and the longest are those left out."""
+    """Of 12 s of work k' 2 does 4.97 in time, and the longest are those left out."""
     crowd = load(arrival_rps_sustained=50.0)
     budget = predictive().decide(crowd)
-    assert budget.mean_k == 1
-    assert budget.reason.startswith("overload: 75.7 % on time, worth 0.454: TTFT 4.020/1.000 s")
-    assert predictive(floor=2).decide(crowd).mean_k == 2
+    assert budget.mean_k == 2
+    assert budget.reason.startswith("overload: 74.5 % on time, worth 0.596: TTFT 8.030/1.000 s")
+    assert predictive(floor=4).decide(crowd).mean_k == 4
 
 
 def test_where_nothing_can_be_on_time_the_least_strained_rung_is_taken() -> None:
@@ -179,15 +191,15 @@ def test_where_nothing_can_be_on_time_the_least_strained_rung_is_taken() -> None
 def at_four() -> Running:
     """A backlog has brought k' 4, and is gone."""
     policy = predictive()
-    assert policy.decide(load(worst_waiting_tokens=3000)).mean_k == 4
+    assert policy.decide(load(worst_waiting_tokens=7000)).mean_k == 4
     return policy
 
 
 def test_what_a_climb_would_make_late_counts_twice() -> None:
-    """A twentieth of the requests and not a tenth: 0.18 a - 1 may be 0.381, not 0.534."""
-    assert at_four().decide(load(arrival_rps_sustained=7.67)).mean_k == 8
-    assert at_four().decide(load(arrival_rps_sustained=7.68)).mean_k == 4
-    assert predictive().decide(load(arrival_rps_sustained=7.68)).mean_k == 8  # stays
+    """A twentieth of the requests and not a tenth: 4.91 of 0.72 a seconds may be 0.95 cubed."""
+    assert at_four().decide(load(arrival_rps_sustained=7.95)).mean_k == 8
+    assert at_four().decide(load(arrival_rps_sustained=7.96)).mean_k == 4
+    assert predictive().decide(load(arrival_rps_sustained=7.96)).mean_k == 8  # stays
 
 
 def test_a_climb_that_makes_nothing_late_is_made_for_any_gain() -> None:
@@ -200,7 +212,7 @@ def test_a_climb_that_makes_nothing_late_is_made_for_any_gain() -> None:
 
 def test_a_climb_goes_to_the_rung_that_is_worth_most() -> None:
     policy = predictive()
-    assert policy.decide(load(worst_waiting_tokens=7000)).mean_k == 2
+    assert policy.decide(load(worst_waiting_tokens=23_000)).mean_k == 2
     lull = {"arrival_rps": 1.0}
     assert policy.decide(load(**lull, arrival_rps_sustained=18.0)).mean_k == 2
     assert policy.decide(load(**lull, arrival_rps_sustained=9.0)).mean_k == 4
@@ -209,14 +221,14 @@ def test_a_climb_goes_to_the_rung_that_is_worth_most() -> None:
 
 def test_a_climb_goes_by_the_next_seconds_rate_while_the_sustained_is_unknown() -> None:
     policy = predictive()
-    policy.decide(load(worst_waiting_tokens=3000))
+    policy.decide(load(worst_waiting_tokens=7000))
     assert policy.decide(load(arrival_rps=1.0, arrival_rps_sustained=None)).mean_k == 8
 
 
 def test_on_a_throttled_gpu_nothing_climbs_but_what_runs_may_stay() -> None:
     for throttled, k in ((None, 8), (False, 8), (True, 2)):
         policy = predictive()
-        policy.decide(load(worst_waiting_tokens=7000))
+        policy.decide(load(worst_waiting_tokens=23_000))
         assert policy.decide(load(gpu_throttled=throttled)).mean_k == k
     assert predictive().decide(load(gpu_throttled=True)).mean_k == 8
 
@@ -239,8 +251,8 @@ SLOWER = Correction(base=2.0, experts=2.0, rest=2.0)
 
 
 def test_steps_that_take_twice_as_long_halve_the_capacity() -> None:
-    assert first_choice(load(worst_waiting_tokens=3100)) == 4
-    assert first_choice(load(worst_waiting_tokens=3100, correction=SLOWER)) == 2
+    assert first_choice(load(worst_waiting_tokens=3400)) == 8
+    assert first_choice(load(worst_waiting_tokens=3400, correction=SLOWER)) == 4
     assert first_choice(load(arrival_rps_sustained=4.0)) == 8
     assert first_choice(load(arrival_rps_sustained=4.0, correction=SLOWER)) == 4
     one = load(arrival_rps_sustained=1.0)
@@ -256,7 +268,7 @@ def test_only_the_part_that_is_corrected_takes_longer() -> None:
 
 
 def test_a_profile_that_is_not_yet_corrected_is_taken_at_its_word() -> None:
-    assert first_choice(load(worst_waiting_tokens=3000, correction=None)) == 4
+    assert first_choice(load(worst_waiting_tokens=7000, correction=None)) == 4
 
 
 def test_long_contexts_take_longer() -> None:
@@ -285,7 +297,7 @@ def test_unseen_requests_cost_nothing_yet() -> None:
 @pytest.mark.parametrize("unknown", [load(replicas=0), load(arrival_rps=None)])
 def test_an_unknown_load_holds(unknown: Load) -> None:
     policy = predictive()
-    policy.decide(load(worst_waiting_tokens=7000))
+    policy.decide(load(worst_waiting_tokens=23_000))
     budget = policy.decide(unknown)
     assert (budget.mean_k, budget.reason) == (2, "load unknown: hold")
 
@@ -293,7 +305,7 @@ def test_an_unknown_load_holds(unknown: Load) -> None:
 def test_only_rungs_between_floor_and_ceiling_are_taken() -> None:
     narrow = predictive(floor=2, ceiling=5)
     assert narrow.decide(load()).mean_k == 4
-    assert narrow.decide(load(worst_waiting_tokens=9000)).mean_k == 2
+    assert narrow.decide(load(worst_waiting_tokens=23_000)).mean_k == 2
 
 
 def test_bounds_without_a_rung_are_refused() -> None:

@@ -50,11 +50,11 @@ def test_the_ladder_watches_also_while_the_model_decides() -> None:
 def test_the_policy_named_predictive_falls_back_at_the_bound_of_the_slo_policy() -> None:
     chosen = slo_policy(guard={"step_time_error": 0.5})
     policy = Running(policies.build(chosen, profile()), 8.0)
-    waiting = {"oldest_wait_s": 2.0, "worst_waiting_tokens": 9000}
+    waiting = {"oldest_wait_s": 2.0, "worst_waiting_tokens": 23_000}
     assert policy.decide(load(**waiting, step_time_error=0.6)) == Budget(
         4.0,
         "model off by 60 % (bound 50 %): ladder: one rung down: oldest wait 2.000, "
-        "TTFT p95 none/1.000 s, TPOT p95 none/0.100 s, 9000 tokens wait",
+        "TTFT p95 none/1.000 s, TPOT p95 none/0.100 s, 23000 tokens wait",
     )
     trusted = policy.decide(load(**waiting, step_time_error=0.4))
     assert (trusted.mean_k, trusted.reason[:8]) == (2.0, "overload")

@@ -71,15 +71,15 @@ def replayed(journal: Path) -> Replayed:
 
 
 def busy(n: int) -> Sample:
-    waiting = 3000 if n % 40 < 15 else 0
+    waiting = 7000 if n % 40 < 15 else 0
     return sample(
         waiting_tokens=waiting,
         waiting_requests=waiting // 100,
-        oldest_wait_s=waiting / 4000,
+        oldest_wait_s=waiting / 9000,
         arrived_requests=1,
         arrived_tokens=90 + n % 7,
         arrived_output_tokens=10,
-        ttfts_s=(0.1 + waiting / 3000,),
+        ttfts_s=(0.1 + waiting / 7000,),
         tpots_s=(0.03 + 0.001 * (n % 11),),
     )
 

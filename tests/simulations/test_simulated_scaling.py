@@ -10,8 +10,9 @@ from tests.simulations.cluster_fakes import every, run, statuses
 
 
 def policy(**changes: object) -> SloPolicy:
+    """Refuses nothing: here a request that is not served would be one that scaling has lost."""
     replicas = {"up_at": 0.2, "up_after_s": 2.0, "down_after_s": 5.0}
-    return slo_policy(replicas=replicas | changes)
+    return slo_policy(replicas=replicas | changes, admission={"late": "serve"})
 
 
 def grown(**settings: object) -> Outcome:
