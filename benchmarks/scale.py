@@ -141,7 +141,8 @@ def measure(
         records, meter = metered(machine, load, duration_s)
         found[PREDICTIVE].append(summarise(records, slo_classes))
         meters.append(meter)
-        bounds.append(bound(load, slo_classes, profile, rungs, replicas).effective_quality)
+        most = bound(load, slo_classes, profile, rungs, replicas, settings.cache_tokens)
+        bounds.append(most.effective_quality)
     return Row(
         replicas,
         seeds,

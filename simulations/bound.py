@@ -5,7 +5,10 @@ no arm of the same run exceeds. A linear program over requests, since the fluid 
 `simulations.oracle` does not bound what is sent here: it has work of one size and one deadline, and
 on the Azure code trace arms that let the longest prompts go did better than it. Here every request
 has its own work and its own two deadlines: its prompt has to be done within its TTFT objective, its
-answer by its last token. Each is left out where that pays, as admission may.
+answer by its last token. The engine holds no answer of the highest priority back: its tokens come
+one a step (no more requests decode than a step has tokens: each that begins took one of them for
+its prompt), and so its last as many steps later, if that is sooner than by its TPOT objective. Each
+request is left out where that pays, as admission may.
 
 It bounds because each of these can only help: replicas are one, work is divisible, switching is
 free and instant, each request has a rung of its own, and a token takes what it takes in a full
@@ -45,6 +48,7 @@ from simulations.traces import Request
 WINDOW_S = 0.5
 MAX_WINDOWS = 1000  # of the arrivals: wider windows beyond, which only loosens the bound
 NUM_SIZES = 8  # requests of one window and about one size are one group
+PACE = 1.5  # of the slowest step by the profile: so much longer may the steps of an answer take
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,17 @@ def bound(
     profile: Profile,
     rungs: Sequence[Rung],
     replicas: float,
+    cache_tokens: int,
+    slowest: float = 1.0,
 ) -> Bound:
     """By `rungs`, cheapest first, on so many replicas that never fail; fast ones count for more.
 
-    The profile's step times have to be those of the machine.
+    The profile's step times have to be those of the machine; `slowest` is how many times as long
+    some may take for a reason beside noise.
     """
     window_s = max(WINDOW_S, requests[-1].arrival_s / MAX_WINDOWS)
-    groups = _groups(requests, slo_classes, profile, rungs, window_s)
+    pace_s = PACE * slowest * slowest_step_s(requests, profile, rungs, cache_tokens)
+    groups = _groups(requests, slo_classes, profile, rungs, window_s, pace_s)
     mean_C = groups.cost_2GC.sum(axis=0).T @ groups.counts_G
     kept = hull(mean_C, np.array([rung.quality for rung in rungs]))
     steps_2GC = np.diff(groups.cost_2GC[:, :, kept], axis=2, prepend=0.0) / (replicas * window_s)
@@ -118,6 +126,18 @@ def least_s(
     )
 
 
+def slowest_step_s(
+    requests: Sequence[Request], profile: Profile, rungs: Sequence[Rung], cache_tokens: int
+) -> float:
+    """A full step that reads as much as it can: each token of a prompt as long as the longest, or
+    the whole cache by those that decode.
+    """
+    tokens, model = profile.max_batch_tokens, profile.step_time
+    longest = max(each.input_tokens for each in requests)
+    works = Work(tokens, 0, tokens * longest, 0), Work(0, tokens, 0, cache_tokens)
+    return max(model.step_s(rung.plan, work) for rung in rungs for work in works)
+
+
 def hull(cost_C: FloatArray, quality_C: FloatArray) -> list[int]:
     """Those of which a mix is as good as any of all, by rising cost: each step up buys less."""
     kept: list[int] = []
@@ -142,6 +162,7 @@ def _groups(
     profile: Profile,
     rungs: Sequence[Rung],
     window_s: float,
+    pace_s: float,
 ) -> Groups:
     """By window, class and size. Of a group each is due with the last."""
     columns = [(each.arrival_s, each.input_tokens, each.output_tokens) for each in requests]
@@ -150,7 +171,9 @@ def _groups(
     class_N = np.array([names.index(each.slo_class or DEFAULT_CLASS) for each in requests])
     slos = list(slo_classes.values())
     ttft_N = np.array([slo.ttft_s for slo in slos])[class_N]
-    tpot_N = np.array([slo.tpot_s for slo in slos])[class_N]
+    highest = max(slo.priority for slo in slos)
+    tpots_s = [min(slo.tpot_s, pace_s) if slo.priority == highest else slo.tpot_s for slo in slos]
+    tpot_N = np.array(tpots_s)[class_N]
     model, chunk = profile.step_time, profile.max_batch_tokens
     cost_C2N = np.array([least_s(model, each.plan, prompt_N, output_N, chunk) for each in rungs])
     come_N = (at_N // window_s).astype(np.int64)

@@ -192,12 +192,15 @@ def _oracle(scenario: Scenario, seed: int) -> dict[str, Any]:
     actual = profile.model_copy(update={"step_time": profile.step_time.corrected(settings.actual)})
     faults = [each for each in settings.faults if isinstance(each, Slowdown)]
     fastest = prod(min(1.0, each.factor) for each in faults)
+    crowded = 1 + settings.contention * (settings.bounds[1] - 1)
     found = bound(
         requests,
         scenario.slo_policy.slo_classes,
         actual,
         profile.within(experts.floor, experts.ceiling),
         settings.bounds[1] / fastest,
+        settings.cache_tokens,
+        crowded * prod(max(1.0, each.factor) for each in faults),
     )
     unknown = dict.fromkeys([*summarise([], {}), "switches_per_min"])
     return {**unknown, **asdict(found), "offered": len(requests), "classes": {}}

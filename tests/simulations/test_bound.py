@@ -17,11 +17,13 @@ from controller.signals import Work
 from simulations.arms import simulated_arms
 from simulations.bound import Bound, bound, hull, least_s
 from simulations.results import summarise
+from simulations.settings import Settings
 from simulations.traces import Request
 from tests.fakes import profile, rung_data, slo_policy
 from tests.simulations.cluster_fakes import every, poisson, profile_with, run
 
 PATIENT = SloClass(ttft_s=1.0, tpot_s=10.0)
+CACHE = Settings().cache_tokens
 
 
 def bound_of(
@@ -32,7 +34,7 @@ def bound_of(
     **others: SloClass,
 ) -> Bound:
     served = of or profile()
-    return bound(requests, {"default": slo, **others}, served, served.rungs, replicas)
+    return bound(requests, {"default": slo, **others}, served, served.rungs, replicas, CACHE)
 
 
 def test_what_full_k_has_time_for_is_served_at_full_k() -> None:
@@ -74,6 +76,15 @@ def test_answers_may_take_until_their_last_token_and_prompts_may_not() -> None:
     assert bound_of(requests, SloClass(ttft_s=1.0, tpot_s=0.1)).attainment == pytest.approx(1)
     prompts = [Request(0.0, 246, 10)] * 40
     assert bound_of(prompts, SloClass(ttft_s=1.0, tpot_s=1.0)).attainment < 1
+
+
+def test_answers_are_not_held_back_but_those_of_lower_priorities() -> None:
+    """Of 20 ms each at k' 1, they take 40 s; at 1.5 full steps of k' 8 a token they last 14.4 s."""
+    answers, gold = [Request(0.0, 1, 100)] * 2000, SloClass(ttft_s=1.0, tpot_s=1.0, priority=1)
+    assert bound_of(answers).attainment == pytest.approx(14.5 / 40)
+    assert bound_of(answers, gold=gold).attainment == pytest.approx(1)
+    hasty = SloClass(ttft_s=1.0, tpot_s=0.05)
+    assert bound_of(answers, hasty).attainment == pytest.approx(6.0 / 40)
 
 
 def test_each_class_is_held_to_its_own_objectives() -> None:
@@ -124,7 +135,7 @@ LOADS = {
 @pytest.mark.parametrize("load", LOADS)
 def test_no_arm_is_above_the_bound(load: str) -> None:
     requests, policy = LOADS[load], slo_policy()
-    most = bound(requests, policy.slo_classes, profile(), profile().rungs, 1)
+    most = bound(requests, policy.slo_classes, profile(), profile().rungs, 1, CACHE)
     for name, arm in simulated_arms(policy, profile()).items():
         figures = summarise(run(requests, arm).records, policy.slo_classes)
         assert figures["effective_quality"] <= most.effective_quality + 1e-9, name
@@ -143,7 +154,7 @@ def test_no_constant_is_above_the_bound(unordered: list[Request], k: int) -> Non
     requests = sorted(unordered, key=lambda request: request.arrival_s)
     policy = slo_policy(policy={"name": "fixed", "k": k})
     figures = summarise(run(requests, policy).records, policy.slo_classes)
-    most = bound(requests, policy.slo_classes, profile(), profile().rungs, 1)
+    most = bound(requests, policy.slo_classes, profile(), profile().rungs, 1, CACHE)
     assert figures["effective_quality"] <= most.effective_quality + 1e-9
 
 
