@@ -51,6 +51,12 @@ class Slo(_Section):
         allow_inf_nan=False,
         description="plan for this share of the objective, above 0, at most 1",
     )
+    miss_weight: float = Field(
+        default=1.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="of a miss, in answers at full k', from 1; more gives up experts sooner",
+    )
 
 
 class Experts(_Section):

@@ -55,6 +55,7 @@ class Goals:
     floor: float
     ceiling: float
     least_raise: float = 0.0  # smaller raises of mean k' would not be made
+    miss_weight: float = 1.0  # of a request that misses, beside the quality of one at full k'
     others: Mapping[str, SloClass] = field(default_factory=dict)  # classes with a name
 
     @classmethod
@@ -66,6 +67,7 @@ class Goals:
             floor=experts.floor,
             ceiling=experts.ceiling,
             least_raise=slo_policy.guard.tolerance,
+            miss_weight=slo.miss_weight,
             others={
                 name: each.model_copy(
                     update={"ttft_s": slo.margin * each.ttft_s, "tpot_s": slo.margin * each.tpot_s}

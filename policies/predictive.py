@@ -72,7 +72,7 @@ class Prospect:
     """Of a level, all classes together."""
 
     mean_k: float
-    worth: float  # expected effective quality: quality of what is on time
+    worth: float  # expected effective quality: of what is on time, less what misses count beside
     on_time: float  # share of the requests
     utilisation: float  # engine seconds asked for per second and replica
     worst: Outlook
@@ -94,7 +94,7 @@ class Predictive:
         short  x = max(E[(D + m D Z - S)+], E[(D + (u - 1) H - S + e Z)+])
         late   L = 1 - ((H + S) / (H + S + x))^(1/3)
         TPOT   = step(min(C - running / R, max(B, u C)), running / R)
-        worth  = quality * (1 - L)
+        worth  = quality * (1 - L) - (miss_weight - 1) L
 
     The most worth is taken. A prefilled token reads p / 2 keys, a decoding request p + o / 2.
 
@@ -207,11 +207,16 @@ class Predictive:
             outlooks.append(Outlook(part, late, ttft_s, tpot_s))
         return Prospect(
             level.mean_k(now.shares),
-            now.weighed({each.part.name: _worth(level, each) for each in outlooks}),
+            now.weighed({each.part.name: self._worth(level, each) for each in outlooks}),
             now.weighed({each.part.name: 1 - each.late for each in outlooks}),
             use,
             max(outlooks, key=lambda each: each.strain),
         )
+
+    def _worth(self, level: Level, outlook: Outlook) -> float:
+        part, beside = outlook.part, self._goals.miss_weight - 1
+        missed = LATE_WEIGHT**part.rank * outlook.late
+        return _quality(level, part) * (1 - missed) - beside * missed
 
     def _budget(self, prospect: Prospect, load: Load) -> Budget:
         worst, goals = prospect.worst, self._goals
@@ -229,11 +234,6 @@ class Predictive:
 def _quality(level: Level, part: Part) -> float:
     """A measured retention above 1 is noise: nothing is better than full k'."""
     return min(1.0, level.rung(part.name).quality)
-
-
-def _worth(level: Level, outlook: Outlook) -> float:
-    part = outlook.part
-    return _quality(level, part) * (1 - LATE_WEIGHT**part.rank * outlook.late)
 
 
 def _most_from_here(qualities: Iterable[float]) -> list[float]:

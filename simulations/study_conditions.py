@@ -48,12 +48,16 @@ def _objectives(slo_policy: SloPolicy) -> str:
 
 def _admission(slo_policy: SloPolicy, with_admission_only: bool) -> str:
     admission = slo_policy.admission
-    late = {"refuse": "refused", "serve": "served late"}[admission.late]
-    but = f"; {ADMISSION_ONLY} refuses it" if with_admission_only and late != "refused" else ""
+    refuses = (
+        "the longest prompts of a queue that cannot all be in time are refused, by the lowest k' "
+        "that may come and, once k' had the time to follow, by the one that runs"
+    )
+    if admission.late == "serve":
+        but = f" (by {ADMISSION_ONLY} {refuses})" if with_admission_only else ""
+        refuses = f"what is late is served{but}"
     return (
-        f"at most {admission.max_waiting} waiting requests of a class on a replica; what cannot "
-        f"meet its TTFT any more is {late}{but}; shed from a queue that has stood for "
-        f"{admission.standing_s:g} s"
+        f"at most {admission.max_waiting} waiting requests of a class on a replica; {refuses}; "
+        f"shed from a queue that has stood for {admission.standing_s:g} s"
     )
 
 

@@ -90,6 +90,7 @@ def test_only_the_fixed_policy_takes_a_k(name: str) -> None:
         ("slo.margin", 1.1, "should be less than or equal to 1, given 1.1"),
         ("slo.margin", 0, "should be greater than 0, given 0"),
         ("slo.margin", math.nan, "should be a finite number, given nan"),
+        ("slo.miss_weight", 0.5, "should be greater than or equal to 1, given 0.5"),
         ("experts.floor", 0, "should be greater than or equal to 1, given 0"),
         ("experts.floor", 1.0, "should be a valid integer, given 1.0"),
         ("experts.ceiling", 0, "should be greater than or equal to 1, given 0"),
