@@ -146,8 +146,9 @@ class Admission:
                 others.append(flight)
         for position in sorted(to_let_go(self._turns(others, room, ttft_s, now_s), before_s)):
             flight = others[position]
-            reason = f"not all that wait are in time, {allowed}: its {flight.tokens_to_prefill} "
-            shed.append((flight, Refusal(reason + "prompt tokens are the most of them", retry_s)))
+            longest = f"and its prompt is the longest of them, {flight.tokens_to_prefill} tokens"
+            reason = f"not all that wait can be in time, {longest}; {allowed}"
+            shed.append((flight, Refusal(reason, retry_s)))
         return shed
 
     def _turns(

@@ -91,7 +91,7 @@ class Predictive:
         drain  D = B / (C - running / R) * step(C - running / R, running / R) at the best level,
                    times request(p, o) here over there
         slack  S = TTFT objective - prompt(p)
-        short  x = max(E[(D + m D Z - S)+], E[(D + (u - 1) H - S + e Z)+])
+        short  x = E[(D + m D Z - S)+] + E[((u - 1) H - (S - D)+ + e Z)+]
         late   L = 1 - ((H + S) / (H + S + x))^(1/3)
         TPOT   = step(min(C - running / R, max(B, u C)), running / R)
         worth  = quality * (1 - L) - (miss_weight - 1) L
@@ -99,7 +99,7 @@ class Predictive:
     The most worth is taken. A prefilled token reads p / 2 keys, a decoding request p + o / 2.
 
     H + S is the engine time in which first tokens of the horizon may come. What is asked for beyond
-    it will be late, or refused; what is too late already counts by itself. Z is standard normal, m
+    it will be late, or refused: of the backlog, and then of what comes. Z is standard normal, m
     the error that the step-time model has had in the last minute, e that and the error that
     forecasts of four seconds have had (`controller.forecast`), in engine time. The expectations are
     the newsvendor's shortage (Arrow, Harris and Marschak, "Optimal inventory policy", Econometrica
@@ -107,10 +107,10 @@ class Predictive:
 
     Requests that are lost are fewer than their share of that work, since admission lets go of the
     longest prompts first. Where lengths are spread exponentially, the longest requests, a share f
-    of all, hold f (1 - ln f) of the work, and the cube root is within 0.05 of that law; so are
-    those of three traces (docs/log.md). At twice the load every level is left with the same root of
-    a half, so that the level does not climb however heavy the load. Where a prompt takes longer
-    than its objective, or TPOT is above its own, all are late.
+    of all, hold f (1 - ln f) of the work; up to nine tenths of it the cube root is within 0.05 of
+    that law, and near those of three traces (docs/log.md). With the load a level's share on time
+    falls the faster the less the level can do, so that none climbs however heavy the load. Where a
+    prompt takes longer than its objective, or TPOT is above its own, all are late.
 
     So no queue length is a threshold: where quality is flat k' is given up before there is a queue,
     and at the knee of quality a few requests are left to admission rather than all degraded. How

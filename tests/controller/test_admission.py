@@ -150,8 +150,8 @@ def test_who_is_let_go_hears_why_and_when_to_come_again() -> None:
     standing = {"default": crowd(15_000)}
     (_, refusal), *_ = admission.to_shed(standing, FULL, RIGHT, now_s=0.5)
     assert refusal.reason == (
-        "not all that wait are in time, class default allows 1.00 s: its 100 prompt tokens are the "
-        "most of them"
+        "not all that wait can be in time, and its prompt is the longest of them, 100 tokens; "
+        "class default allows 1.00 s"
     )
     assert refusal.retry_after_s == pytest.approx(2.0)  # 3 s of work, and one is allowed
 
