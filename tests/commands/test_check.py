@@ -51,7 +51,7 @@ def test_every_problem_of_every_file_goes_to_stderr(tmp_path: Path) -> None:
     assert result.stdout == f"{good}: ok\n"
     assert result.stderr.splitlines() == [
         f"{first}:8: slo.margin: should be less than or equal to 1, given 80",
-        f"{first}:12: experts.floor: should be greater than or equal to 1, given 0",
+        f"{first}:13: experts.floor: should be greater than or equal to 1, given 0",
         f"{second}:1: is empty: an SLO policy is a mapping starting with `version: 1`",
     ]
 

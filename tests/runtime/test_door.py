@@ -1,6 +1,7 @@
 """A replica's door: what it refuses and sheds is counted and told. Time is moved by hand."""
 
 import asyncio
+from itertools import count
 
 import pytest
 
@@ -16,10 +17,16 @@ class Replica:
     """What stands behind a door; a full chunk takes 90 ms at the only k', 8."""
 
     def __init__(self) -> None:
+        self._numbers = count()
         self.slo_policy = fixed()
         self.telemetry = Telemetry("a", standing_s=9.0)
         self.streams = Streams(self.telemetry, asyncio.get_running_loop())
         self.door = Door(self.telemetry, self.streams, profile(), self.terms)
+
+    def wait_for(self, num_requests: int) -> None:
+        """So many of 100 tokens each: the next as long is the one that goes."""
+        for _ in range(num_requests):
+            self.telemetry.arrived(f"{next(self._numbers)}", "default", 100, 5, 0.0)
 
     def terms(self) -> Terms:
         return Terms(self.slo_policy, plan_at(profile(), 8, 1), Correction())
@@ -38,10 +45,10 @@ def test_a_refusal_is_told_and_counted() -> None:
     async def main() -> None:
         replica = Replica()
         assert replica.door.knock(["default"], 100, 0.0) is None
-        replica.telemetry.arrived("x", "default", 1100, 5, 0.0)
+        replica.wait_for(11)
         refusal = replica.door.knock(["default"], 100, 0.0)
         assert refusal is not None and "first token is 1.08 s away" in refusal.reason
-        assert replica.counts() == (1, 1, 0)
+        assert replica.counts() == (11, 1, 0)
 
     asyncio.run(main())
 
@@ -52,13 +59,13 @@ def test_while_its_class_is_open_a_request_is_refused_only_if_each_would_refuse_
         replica.slo_policy = slo_policy(
             policy={"name": "fixed", "k": 8}, classes={"batch": {"ttft_s": 9.0, "tpot_s": 0.5}}
         )
-        replica.telemetry.arrived("x", "default", 1100, 5, 0.0)
-        assert replica.door.knock(["default", "batch"], 1, 0.0) is None
-        assert replica.counts() == (1, 0, 0)
-        replica.telemetry.arrived("y", "default", 11000, 5, 0.0)
-        assert replica.door.knock(["default", "batch"], 1, 0.0) is not None
-        assert replica.counts() == (2, 1, 0)
-        assert replica.door.knock([], 1, 0.0) is None
+        replica.wait_for(11)
+        assert replica.door.knock(["default", "batch"], 100, 0.0) is None
+        assert replica.counts() == (11, 0, 0)
+        replica.wait_for(100)
+        assert replica.door.knock(["default", "batch"], 100, 0.0) is not None
+        assert replica.counts() == (111, 1, 0)
+        assert replica.door.knock([], 100, 0.0) is None
 
     asyncio.run(main())
 
@@ -71,7 +78,7 @@ def test_who_is_shed_hears_of_it_once() -> None:
         for now_s in (0.5, 0.6, 0.65):
             replica.door.look(now_s)
         [refusal] = await stream.take()
-        assert "waited for 0.60 s, first token 0.45 s away" in refusal.reason
+        assert "its prompt is the longest of them, 500 tokens" in refusal.reason
         assert replica.counts() == (0, 0, 1)
 
     asyncio.run(main())
