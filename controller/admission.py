@@ -33,6 +33,12 @@ class Room:
 
     tokens: int  # of a step that are left for them
     step_s: float
+    tokens_before: int  # that wait in classes which do not have to wait for this one
+
+    @property
+    def begins_s(self) -> float:
+        """When the class has its turn."""
+        return self.seconds(self.tokens_before)
 
     def seconds(self, tokens: float) -> float:
         return tokens / self.tokens * self.step_s
@@ -85,10 +91,8 @@ class Admission:
         Whoever is refused with a short prompt would be with any longer one.
         """
         queue = queues.get(slo_class, Queue())
-        ahead = self._ahead(slo_class, queues)
-        counted = self._counted(slo_class, queue, plan)
-        room = self._room(slo_class, queues, ahead, counted, correction)
-        wait_s = room.seconds(sum(ahead.values()) + prompt_tokens)
+        room = self._room(slo_class, queues, plan, correction)
+        wait_s = room.seconds(room.tokens_before + queue.waiting_tokens + prompt_tokens)
         most = self._max_waiting(slo_class)
         if len(queue.waiting) >= most:
             return Refusal(f"{most} requests of class {slo_class} wait", _retry(wait_s), True)
@@ -98,9 +102,8 @@ class Admission:
         if wait_s <= limit_s:
             return None
         others = self._turns(queue.waiting, room, self._classes[slo_class].ttft_s, now_s)
-        before_s = room.seconds(sum(ahead.values()) - queue.waiting_tokens)
         its_turn = Turn(room.seconds(prompt_tokens), limit_s)
-        if len(others) not in to_let_go([*others, its_turn], before_s):
+        if len(others) not in to_let_go([*others, its_turn], room.begins_s):
             return None
         return Refusal(
             f"its first token is {wait_s:.2f} s away, class {slo_class} allows {limit_s:.2f} s",
@@ -131,11 +134,8 @@ class Admission:
         if not queue.waiting:
             return []
         limit_s = self._limit_s(slo_class, queue, plan)
-        ahead = self._ahead(slo_class, queues)
-        counted = self._counted(slo_class, queue, plan)
-        room = self._room(slo_class, queues, ahead, counted, correction)
-        before_s = room.seconds(sum(ahead.values()) - queue.waiting_tokens)
-        retry_s = _retry(before_s + room.seconds(queue.waiting_tokens) - limit_s)
+        room = self._room(slo_class, queues, plan, correction)
+        retry_s = _retry(room.seconds(room.tokens_before + queue.waiting_tokens) - limit_s)
         allowed = f"class {slo_class} allows {limit_s:.2f} s"
         shed, others = [], []
         for flight in queue.waiting:
@@ -144,7 +144,8 @@ class Admission:
                 shed.append((flight, Refusal(f"waited for {age_s:.2f} s, {allowed}", retry_s)))
             else:
                 others.append(flight)
-        for position in sorted(to_let_go(self._turns(others, room, ttft_s, now_s), before_s)):
+        turns = self._turns(others, room, ttft_s, now_s)
+        for position in sorted(to_let_go(turns, room.begins_s)):
             flight = others[position]
             longest = f"and its prompt is the longest of them, {flight.tokens_to_prefill} tokens"
             reason = f"not all that wait can be in time, {longest}; {allowed}"
@@ -185,10 +186,11 @@ class Admission:
         self,
         slo_class: str,
         queues: Mapping[str, Queue],
-        ahead: Mapping[str, int],
         plan: Plan,
         correction: Correction,
     ) -> Room:
+        queue, ahead = queues.get(slo_class, Queue()), self._ahead(slo_class, queues)
+        counted = self._counted(slo_class, queue, plan)
         total = sum(ahead.values())
         running = sum(queues[name].running for name in ahead)
         room = max(1, self._profile.max_batch_tokens - running)
@@ -197,7 +199,8 @@ class Admission:
         length = sum(prompts) / len(prompts) if prompts else 0.0
         model = self._profile.step_time.corrected(correction)
         work = Work(room, running, room * length / 2, running * length)
-        return Room(room, model.step_s(plan.layers_over(shares), work))
+        step_s = model.step_s(counted.layers_over(shares), work)
+        return Room(room, step_s, total - queue.waiting_tokens)
 
     def _priority(self, slo_class: str) -> int:
         """Of a class that a newer SLO policy knows no more, that of requests without one."""
