@@ -103,7 +103,7 @@ class Predictive:
     the error that the step-time model has had in the last minute, e that and the error that
     forecasts of four seconds have had (`controller.forecast`), in engine time. The expectations are
     the newsvendor's shortage (Arrow, Harris and Marschak, "Optimal inventory policy", Econometrica
-    1951): e (phi(z) + z Phi(z)) at z = x / e for a mean of x.
+    1951): e (phi(z) + z Phi(z)) at z = x / e for a mean of x below 0, and x + e phi(0) above it.
 
     Requests that are lost are fewer than their share of that work, since admission lets go of the
     longest prompts first. Where lengths are spread exponentially, the longest requests, a share f
@@ -242,9 +242,14 @@ def _most_from_here(qualities: Iterable[float]) -> list[float]:
 
 
 def _expected_excess(mean: float, error: float) -> float:
-    """E[max(0, mean + error Z)], Z standard normal."""
+    """E[max(0, mean + error Z)], Z standard normal; of a mean above 0 as much more as at 0.
+
+    Doubt is no relief: where too much comes anyway, that less may come must not raise k'.
+    """
     if error <= 0:
         return max(0.0, mean)
-    z = mean / error
+    below = min(0.0, mean)
+    z = below / error
     density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    return mean * (1 + math.erf(z / math.sqrt(2))) / 2 + error * density
+    chance = (1 + math.erf(z / math.sqrt(2))) / 2
+    return max(0.0, mean) + below * chance + error * density

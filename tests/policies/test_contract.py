@@ -224,8 +224,8 @@ def test_a_heavier_load_never_gives_more_experts(
     name: str, lighter: Load, more: dict[str, float], runs_k: float
 ) -> None:
     lighter = replace(lighter, mean_k=runs_k)
-    # As sure as the lighter: doubt is no load, and where too much comes it says that less may.
-    more["arrival_rps_upper"] = more["arrival_rps_sustained"]
+    # A bound that is exceeded one time in ten is no nearer to the mean of a heavier load.
+    more["arrival_rps_upper"] = max(more["arrival_rps_upper"], more["arrival_rps_sustained"])
     heavier = replace(lighter, **{key: getattr(lighter, key) + by for key, by in more.items()})
     least = after_some_quiet(name, runs_k).decide(heavier).mean_k
     assert least <= after_some_quiet(name, runs_k).decide(lighter).mean_k
