@@ -11,7 +11,7 @@ from controller.config import SloPolicy
 from controller.levels import served_levels
 from controller.on_time import Turn, to_let_go
 from controller.profiles import Profile
-from controller.signals import Correction, Plan, Work
+from controller.signals import Pace, Plan, Work
 from controller.telemetry import Flight, Queue
 
 WATCH_S = 0.05  # whoever asks looks at the queues so often: a shed request leaves so late
@@ -59,7 +59,10 @@ class Admission:
            ahead  = tokens that wait in classes of higher priority, or before it in its own or one
                     of the same priority, with its own prompt
            room   = step's tokens - running requests of those classes
-           time   = ahead / room * step(room prompt tokens beside them)
+           time   = ahead / room * step(room prompt tokens beside them) * (1 + error)
+
+       The error is what the corrected step times were off by in the last minute: who is taken to
+       the brink of the objective is late as often as not.
 
     3. A queue that stands, although the lowest level runs: then a class takes, and keeps waiting,
        only what gets its first token within margin * TTFT objective. A queue stands while its
@@ -83,7 +86,7 @@ class Admission:
         prompt_tokens: int,
         queues: Mapping[str, Queue],
         plan: Plan,
-        correction: Correction,
+        pace: Pace,
         now_s: float,
     ) -> Refusal | None:
         """None: take it, though a longer one may have to go for it.
@@ -91,7 +94,7 @@ class Admission:
         Whoever is refused with a short prompt would be with any longer one.
         """
         queue = queues.get(slo_class, Queue())
-        room = self._room(slo_class, queues, plan, correction)
+        room = self._room(slo_class, queues, plan, pace)
         wait_s = room.seconds(room.tokens_before + queue.waiting_tokens + prompt_tokens)
         most = self._max_waiting(slo_class)
         if len(queue.waiting) >= most:
@@ -111,7 +114,7 @@ class Admission:
         )
 
     def to_shed(
-        self, queues: Mapping[str, Queue], plan: Plan, correction: Correction, now_s: float
+        self, queues: Mapping[str, Queue], plan: Plan, pace: Pace, now_s: float
     ) -> list[tuple[Flight, Refusal]]:
         """Of those that wait, the lowest priority first."""
         names = sorted(queues, key=self._priority)
@@ -119,7 +122,7 @@ class Admission:
             each
             for name in names
             if name in self._classes and self._late(name) == "refuse"
-            for each in self._shed_of(name, queues, plan, correction, now_s)
+            for each in self._shed_of(name, queues, plan, pace, now_s)
         ]
 
     def _shed_of(
@@ -127,14 +130,14 @@ class Admission:
         slo_class: str,
         queues: Mapping[str, Queue],
         plan: Plan,
-        correction: Correction,
+        pace: Pace,
         now_s: float,
     ) -> list[tuple[Flight, Refusal]]:
         queue, ttft_s = queues[slo_class], self._classes[slo_class].ttft_s
         if not queue.waiting:
             return []
         limit_s = self._limit_s(slo_class, queue, plan)
-        room = self._room(slo_class, queues, plan, correction)
+        room = self._room(slo_class, queues, plan, pace)
         retry_s = _retry(room.seconds(room.tokens_before + queue.waiting_tokens) - limit_s)
         allowed = f"class {slo_class} allows {limit_s:.2f} s"
         shed, others = [], []
@@ -187,7 +190,7 @@ class Admission:
         slo_class: str,
         queues: Mapping[str, Queue],
         plan: Plan,
-        correction: Correction,
+        pace: Pace,
     ) -> Room:
         queue, ahead = queues.get(slo_class, Queue()), self._ahead(slo_class, queues)
         counted = self._counted(slo_class, queue, plan)
@@ -197,9 +200,9 @@ class Admission:
         shares = {n: t / total for n, t in ahead.items()} if total else {slo_class: 1.0}
         prompts = [f.prompt_tokens for name in ahead for f in queues[name].waiting]
         length = sum(prompts) / len(prompts) if prompts else 0.0
-        model = self._profile.step_time.corrected(correction)
+        model = self._profile.step_time.corrected(pace.correction)
         work = Work(room, running, room * length / 2, running * length)
-        step_s = model.step_s(counted.layers_over(shares), work)
+        step_s = model.step_s(counted.layers_over(shares), work) * (1 + pace.error)
         return Room(room, step_s, total - queue.waiting_tokens)
 
     def _priority(self, slo_class: str) -> int:

@@ -107,6 +107,14 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How long steps take of late, as replicas are told."""
+
+    correction: Correction = Correction()  # of the profile's step time
+    error: float = 0.0  # of the corrected one: share of the last minute's steps
+
+
+@dataclass(frozen=True, slots=True)
 class ClassLoad:
     """The part of a Load that is one SLO class's."""
 
@@ -150,6 +158,10 @@ class Load:
     epoch: int = 0  # of the plan that runs
     classes: Mapping[str, ClassLoad] = field(default_factory=dict)  # those with a fresh sample
     ages_s: Mapping[str, float] = field(default_factory=dict)  # of what the fields rest on
+
+    @property
+    def pace(self) -> Pace:
+        return Pace(self.correction or Correction(), self.step_time_error or 0.0)
 
     @property
     def shares(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from controller.admission import WATCH_S, Admission, Refusal
 from controller.config import SloPolicy
 from controller.profiles import Profile
-from controller.signals import Correction, Plan
+from controller.signals import Pace, Plan
 from controller.telemetry import Telemetry
 from runtime.streams import Streams
 
@@ -26,7 +26,7 @@ class Terms:
 
     slo_policy: SloPolicy
     plan: Plan
-    correction: Correction
+    pace: Pace
 
 
 class Door:
@@ -61,7 +61,7 @@ class Door:
         first: Refusal | None = None
         for slo_class in slo_classes:
             refusal = self._admission.on_arrival(
-                slo_class, prompt_tokens, queues, terms.plan, terms.correction, now_s
+                slo_class, prompt_tokens, queues, terms.plan, terms.pace, now_s
             )
             if refusal is None:
                 return None
@@ -75,7 +75,7 @@ class Door:
         terms = self._now()
         self._telemetry.watch(now_s)
         queues = self._telemetry.queues(now_s)
-        shed = self._admission.to_shed(queues, terms.plan, terms.correction, now_s)
+        shed = self._admission.to_shed(queues, terms.plan, terms.pace, now_s)
         for flight, refusal in shed:
             self._telemetry.shed(flight.request_id)
             self._streams.refuse(flight.request_id, refusal)

@@ -16,7 +16,7 @@ import logging
 import math
 from collections import deque
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import policies
@@ -27,7 +27,7 @@ from controller.levels import safe_plan
 from controller.loop import Controller
 from controller.profiles import load_profile
 from controller.scaling import Scaling
-from controller.signals import Correction, Plan, ReplicaWish, Sample
+from controller.signals import Pace, Plan, ReplicaWish, Sample
 
 NAME = "governor"
 FIRST_POLICY_POLL_S = 0.05
@@ -53,7 +53,7 @@ class Orders:
 
     plan: Plan | None
     edition: Edition | None = None
-    correction: Correction | None = None  # of the step time that admission reckons with
+    pace: Pace = field(default_factory=Pace)  # of the steps that admission reckons with
 
 
 class Governor:
@@ -99,8 +99,8 @@ class Governor:
             with suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), heartbeat_s)
         load = self._controller.load
-        correction = load.correction if load else None
-        return Orders(self._controller.plan, self._edition, correction)
+        pace = load.pace if load else Pace()
+        return Orders(self._controller.plan, self._edition, pace)
 
     async def apply(self, slo_policy: SloPolicy) -> dict[str, object] | None:
         """Take a validated SLO policy and hand it to all replicas; gives what is in force now.

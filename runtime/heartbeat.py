@@ -9,7 +9,7 @@ from dataclasses import replace
 from controller.config import SloPolicy
 from controller.lease import Lease
 from controller.metrics import DeviceReader
-from controller.signals import Correction, Plan, Sample
+from controller.signals import Pace, Plan, Sample
 from controller.telemetry import Telemetry
 from runtime.engine import Engine
 from runtime.governor import Edition, Orders
@@ -44,7 +44,7 @@ class Heartbeat:
         self.slo_policy = slo_policy
         self._deployed = slo_policy
         self._deployed_to_send: SloPolicy | None = slo_policy
-        self.correction = Correction()
+        self.pace = Pace()
         self._follows: Edition | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -93,7 +93,7 @@ class Heartbeat:
             self._deployed_to_send = self._deployed_to_send or deployed
             raise
         self._follow(orders.edition)
-        self.correction = orders.correction or Correction()
+        self.pace = orders.pace
         if orders.plan is None:  # a new governor: it has to be told what it should hold
             self._deployed_to_send = self._deployed_to_send or self._deployed
         elif orders.plan != serving and orders.plan.epoch >= serving.epoch:

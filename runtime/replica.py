@@ -131,7 +131,7 @@ class Replica:
 
     def _terms(self) -> Terms:
         heartbeat = self._heartbeat
-        return Terms(heartbeat.slo_policy, self._engine.plan, heartbeat.correction)
+        return Terms(heartbeat.slo_policy, self._engine.plan, heartbeat.pace)
 
     @api.get("/v1/models")
     async def models(self) -> JSONResponse:

@@ -10,7 +10,7 @@ import policies
 from controller.estimator import Estimator
 from controller.levels import safe_plan
 from controller.scaling import Scaling
-from controller.signals import Budget, Correction, Load, Plan, Sample
+from controller.signals import Budget, Load, Pace, Plan, Sample
 from simulations.events import Order
 from simulations.machine import Machine
 from simulations.replica import Replica
@@ -79,8 +79,8 @@ class Governor:
 
     def _answer(self, replica: Replica, delay_s: float) -> None:
         load = self._controller.load
-        correction = (load.correction if load else None) or Correction()
-        answer = partial(replica.heartbeat.answered, self._controller.plan, correction)
+        pace = load.pace if load else Pace()
+        answer = partial(replica.heartbeat.answered, self._controller.plan, pace)
         self._events.after(delay_s, Order.ANSWER, answer)
 
 

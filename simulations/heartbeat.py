@@ -9,7 +9,7 @@ from typing import Protocol
 
 from controller.lease import Lease
 from controller.levels import safe_plan
-from controller.signals import Correction, Plan, Sample
+from controller.signals import Pace, Plan, Sample
 from simulations.events import Act, Order
 from simulations.machine import Machine
 
@@ -37,7 +37,7 @@ class Heartbeat:
         self._replica = replica
         self._send = send
         self._lease = Lease(machine.slo_policy.cadence.lease_s, machine.events.now_s)
-        self.correction = Correction()
+        self.pace = Pace()
 
     def exchange(self) -> None:
         if not self._replica.is_alive:
@@ -49,7 +49,7 @@ class Heartbeat:
             delay_s = self._machine.settings.network_s
             self._machine.events.after(delay_s, Order.EXCHANGE, partial(self._send, sample))
 
-    def answered(self, plan: Plan, correction: Correction) -> None:
+    def answered(self, plan: Plan, pace: Pace) -> None:
         if not self._replica.is_alive:
             return
         if self._is_silent():
@@ -57,7 +57,7 @@ class Heartbeat:
             return
         cadence, serving = self._machine.slo_policy.cadence, self._replica.plan
         self._lease.renew(cadence.lease_s, self._machine.events.now_s)
-        self.correction = correction
+        self.pace = pace
         if plan is not serving and plan != serving and plan.epoch >= serving.epoch:
             self._replica.serve(plan, then=self.exchange)
         else:

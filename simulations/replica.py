@@ -70,7 +70,7 @@ class Replica:
             job.prompt_tokens,
             telemetry.queues(now_s),
             self.plan,
-            self.heartbeat.correction,
+            self.heartbeat.pace,
             now_s,
         )
         if refusal:
@@ -112,7 +112,7 @@ class Replica:
         if not self._num_waiting:
             return False
         for flight, refusal in self._admission.to_shed(
-            telemetry.queues(now_s), self.plan, self.heartbeat.correction, now_s
+            telemetry.queues(now_s), self.plan, self.heartbeat.pace, now_s
         ):
             telemetry.shed(flight.request_id)
             self._let_go(self.jobs.pop(flight.request_id), refusal)

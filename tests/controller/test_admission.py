@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from controller.admission import Admission, Refusal
 from controller.config import SloPolicy
-from controller.signals import Correction, Plan
+from controller.signals import Correction, Pace, Plan
 from controller.telemetry import Flight, Queue
 from tests.fakes import plan_at, profile, slo_policy
 
 FLOOR, FULL = plan_at(profile(), 1, 1), plan_at(profile(), 8, 1)
-RIGHT = Correction()
+RIGHT = Pace()
 
 
 def policy(**changes: object) -> SloPolicy:
@@ -45,22 +45,26 @@ def arrival(
     slo_class: str = "default",
     tokens: int = 100,
     plan: Plan = FULL,
-    correction: Correction = RIGHT,
+    pace: Pace = RIGHT,
     of: SloPolicy | None = None,
     **queues: Queue,
 ) -> Refusal | None:
     return Admission(of or policy(), profile()).on_arrival(
-        slo_class, tokens, queues, plan, correction, now_s=0.0
+        slo_class, tokens, queues, plan, pace, now_s=0.0
     )
 
 
 def shed(
-    now_s: float, plan: Plan = FULL, of: SloPolicy | None = None, **queues: Queue
+    now_s: float,
+    plan: Plan = FULL,
+    pace: Pace = RIGHT,
+    of: SloPolicy | None = None,
+    **queues: Queue,
 ) -> list[str]:
     """`class:request` of those that are let go."""
     admission = Admission(of or policy(), profile())
     name_of = {id(f): f"{name}:{f.request_id}" for name, q in queues.items() for f in q.waiting}
-    return [name_of[id(flight)] for flight, _ in admission.to_shed(queues, plan, RIGHT, now_s)]
+    return [name_of[id(flight)] for flight, _ in admission.to_shed(queues, plan, pace, now_s)]
 
 
 def test_an_empty_replica_takes_what_comes() -> None:
@@ -89,9 +93,18 @@ def test_who_is_refused_shall_come_back_when_there_is_room_and_not_before_a_seco
 
 
 def test_slower_steps_are_reckoned_with() -> None:
-    slower = Correction(base=2.0, experts=2.0, rest=2.0)
+    slower = Pace(Correction(base=2.0, experts=2.0, rest=2.0))
     assert arrival(tokens=100, default=crowd(3000)) is None
-    assert arrival(tokens=100, default=crowd(3000), correction=slower) is not None
+    assert arrival(tokens=100, default=crowd(3000), pace=slower) is not None
+
+
+def test_as_much_longer_as_the_model_was_off_of_late_has_to_fit_as_well() -> None:
+    off = Pace(error=0.2)
+    assert arrival(tokens=100, default=crowd(4000), pace=off) is None  # 0.98 s
+    assert arrival(tokens=100, default=crowd(4200), pace=off) is not None  # 1.03 s, 0.86 s by it
+    assert shed(0.0, FULL, default=crowd(4800)) == []
+    assert shed(0.0, FULL, off, default=crowd(4100)) == []
+    assert len(shed(0.0, FULL, off, default=crowd(4800))) == 7
 
 
 def test_running_requests_take_room_of_a_step() -> None:

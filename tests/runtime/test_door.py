@@ -6,7 +6,7 @@ from itertools import count
 import pytest
 
 from controller.config import SloPolicy
-from controller.signals import Correction, Device
+from controller.signals import Device, Pace
 from controller.telemetry import Telemetry
 from runtime.door import Door, Terms
 from runtime.streams import Streams
@@ -29,7 +29,7 @@ class Replica:
             self.telemetry.arrived(f"{next(self._numbers)}", "default", 100, 5, 0.0)
 
     def terms(self) -> Terms:
-        return Terms(self.slo_policy, plan_at(profile(), 8, 1), Correction())
+        return Terms(self.slo_policy, plan_at(profile(), 8, 1), Pace())
 
     def counts(self) -> tuple[int, int, int]:
         """Requests that wait, were refused and were shed since this was last asked."""

@@ -8,7 +8,7 @@ import pytest
 from controller.config import SloPolicy, parse_policy
 from controller.journal import Adoption, JournalReader, Tick, profile_digest
 from controller.profiles import write_profile
-from controller.signals import Sample
+from controller.signals import Pace, Sample, Step, Work
 from runtime.governor import Edition, Governor
 from tests.fakes import profile
 
@@ -75,6 +75,19 @@ def test_a_new_policy_reaches_every_waiting_replica_at_once(run: Run) -> None:
             if orders.plan.epoch == 1:  # the poll had just ended by itself
                 orders = await governor.exchange(heartbeat("a", 1))
             assert orders.plan.k == (2,) * 4
+
+    run(body)
+
+
+def test_replicas_hear_how_far_off_their_steps_were(run: Run) -> None:
+    async def body(governor: Governor) -> None:
+        slow = Step(Work(100, 0, 5050, 0), 2.0, (800,) * 4, (16,) * 4)  # 0.09 s by the profile
+        orders = await governor.exchange(Sample("a", 0, steps=(slow,)), slo_policy())
+        assert orders.pace == Pace()  # nothing was estimated yet
+        while (orders := await governor.exchange(heartbeat("a", 1))).pace == Pace():
+            pass
+        assert orders.pace.correction.experts > 1
+        assert orders.pace.error > 0.9
 
     run(body)
 
