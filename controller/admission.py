@@ -33,12 +33,22 @@ class Room:
 
     tokens: int  # of a step that are left for them
     step_s: float
+    error: float  # of that, as a share
     tokens_before: int  # that wait in classes which do not have to wait for this one
 
     @property
     def begins_s(self) -> float:
         """When the class has its turn."""
-        return self.seconds(self.tokens_before)
+        return self.queue_s(self.tokens_before)
+
+    def turn(self, tokens: int, left_s: float) -> Turn:
+        """Its own prompt is not reckoned with the error, but that of all behind it."""
+        own_s = self.seconds(tokens)
+        return Turn(own_s * (1 + self.error), left_s + own_s * self.error)
+
+    def queue_s(self, tokens: float) -> float:
+        """As much longer as steps were off by."""
+        return self.seconds(tokens) * (1 + self.error)
 
     def seconds(self, tokens: float) -> float:
         return tokens / self.tokens * self.step_s
@@ -57,12 +67,13 @@ class Admission:
        late, or makes others late.
 
            ahead  = tokens that wait in classes of higher priority, or before it in its own or one
-                    of the same priority, with its own prompt
+                    of the same priority
            room   = step's tokens - running requests of those classes
-           time   = ahead / room * step(room prompt tokens beside them) * (1 + error)
+           time   = (ahead * (1 + error) + prompt) / room * step(room prompt tokens beside them)
 
-       The error is what the corrected step times were off by in the last minute: who is taken to
-       the brink of the objective is late as often as not.
+       The error is what the corrected step times were off by in the last minute: of a queue that is
+       packed to the brink of its objective the last is late as often as not. Its own prompt counts
+       without: a long one with nobody before it is given the chance that the model is right.
 
     3. A queue that stands, although the lowest level runs: then a class takes, and keeps waiting,
        only what gets its first token within margin * TTFT objective. A queue stands while its
@@ -95,7 +106,8 @@ class Admission:
         """
         queue = queues.get(slo_class, Queue())
         room = self._room(slo_class, queues, plan, pace)
-        wait_s = room.seconds(room.tokens_before + queue.waiting_tokens + prompt_tokens)
+        before = room.tokens_before + queue.waiting_tokens
+        wait_s = room.queue_s(before) + room.seconds(prompt_tokens)
         most = self._max_waiting(slo_class)
         if len(queue.waiting) >= most:
             return Refusal(f"{most} requests of class {slo_class} wait", _retry(wait_s), True)
@@ -105,7 +117,7 @@ class Admission:
         if wait_s <= limit_s:
             return None
         others = self._turns(queue.waiting, room, self._classes[slo_class].ttft_s, now_s)
-        its_turn = Turn(room.seconds(prompt_tokens), limit_s)
+        its_turn = room.turn(prompt_tokens, limit_s)
         if len(others) not in to_let_go([*others, its_turn], room.begins_s):
             return None
         return Refusal(
@@ -138,7 +150,7 @@ class Admission:
             return []
         limit_s = self._limit_s(slo_class, queue, plan)
         room = self._room(slo_class, queues, plan, pace)
-        retry_s = _retry(room.seconds(room.tokens_before + queue.waiting_tokens) - limit_s)
+        retry_s = _retry(room.queue_s(room.tokens_before + queue.waiting_tokens) - limit_s)
         allowed = f"class {slo_class} allows {limit_s:.2f} s"
         shed, others = [], []
         for flight in queue.waiting:
@@ -159,7 +171,7 @@ class Admission:
         self, flights: Sequence[Flight], room: Room, ttft_s: float, now_s: float
     ) -> list[Turn]:
         return [
-            Turn(room.seconds(flight.tokens_to_prefill), flight.arrived_s + ttft_s - now_s)
+            room.turn(flight.tokens_to_prefill, flight.arrived_s + ttft_s - now_s)
             for flight in flights
         ]
 
@@ -202,8 +214,8 @@ class Admission:
         length = sum(prompts) / len(prompts) if prompts else 0.0
         model = self._profile.step_time.corrected(pace.correction)
         work = Work(room, running, room * length / 2, running * length)
-        step_s = model.step_s(counted.layers_over(shares), work) * (1 + pace.error)
-        return Room(room, step_s, total - queue.waiting_tokens)
+        step_s = model.step_s(counted.layers_over(shares), work)
+        return Room(room, step_s, pace.error, total - queue.waiting_tokens)
 
     def _priority(self, slo_class: str) -> int:
         """Of a class that a newer SLO policy knows no more, that of requests without one."""

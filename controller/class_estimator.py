@@ -1,12 +1,15 @@
 """What the samples of one SLO class add up to."""
 
-from collections.abc import Sequence
+import math
+from collections import deque
+from collections.abc import Collection, Sequence
 
 from controller.averages import DecayingMean, RecentQuantiles
-from controller.signals import ClassLoad, ClassSample, Sample
+from controller.signals import PROMPT_SHARES, ClassLoad, ClassSample, Sample
 
 LATENCY_WINDOW_S = 10.0
 MIX_S = 10.0  # the mix of classes follows so many seconds
+NUM_PROMPTS = 256  # whose lengths are remembered
 
 
 class ClassEstimator:
@@ -15,12 +18,17 @@ class ClassEstimator:
         self._new_shed = 0
         self._tokens = DecayingMean(MIX_S)  # a second
         self._shed = DecayingMean(MIX_S)  # requests a second
+        self._prompts: deque[int] = deque(maxlen=NUM_PROMPTS)
+        self._prompt_quantiles: tuple[int, ...] = ()
         self.ttfts_s = RecentQuantiles(LATENCY_WINDOW_S)
         self.tpots_s = RecentQuantiles(LATENCY_WINDOW_S)
 
     def record(self, part: ClassSample, now_s: float) -> None:
         self._new_tokens += part.arrived_tokens + part.arrived_output_tokens
         self._new_shed += part.refused_requests + part.shed_requests
+        if part.arrived_prompts:
+            self._prompts.extend(part.arrived_prompts)
+            self._prompt_quantiles = _quantiles(self._prompts)
         for ttft_s in part.ttfts_s:
             self.ttfts_s.add(ttft_s, now_s)
         for tpot_s in part.tpots_s:
@@ -44,6 +52,14 @@ class ClassEstimator:
             oldest_wait_s=max((part.oldest_wait_s for part in parts), default=0.0),
             standing_wait_s=max((part.standing_wait_s for part in parts), default=0.0),
             shed_rps=self._shed.value,
+            prompt_quantiles=self._prompt_quantiles,
             ttft_p95_s=self.ttfts_s.quantile(0.95, now_s),
             tpot_p95_s=self.tpots_s.quantile(0.95, now_s),
         )
+
+
+def _quantiles(prompts: Collection[int]) -> tuple[int, ...]:
+    """The least that so large a share of them does not exceed."""
+    rising = sorted(prompts)
+    last = [max(1, math.ceil(share * len(rising))) for share in PROMPT_SHARES]
+    return tuple(rising[number - 1] for number in last)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import mul
 
+PROMPT_SHARES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0)  # what is told of prompts
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -73,13 +75,21 @@ class ClassSample:
     running_requests: int = 0
     oldest_wait_s: float = 0.0  # age of the oldest request without a first token; 0 with none
     standing_wait_s: float = 0.0  # the least that `oldest_wait_s` has been of late
-    arrived_requests: int = 0  # and taken, since the last heartbeat, like the following
-    arrived_tokens: int = 0  # their prompt tokens
+    # Prompt tokens of each that came and was taken since the last heartbeat, like the following.
+    arrived_prompts: tuple[int, ...] = ()
     arrived_output_tokens: int = 0  # the tokens they asked for, at most
     refused_requests: int = 0  # on arrival
     shed_requests: int = 0  # from the queue
     ttfts_s: tuple[float, ...] = ()
     tpots_s: tuple[float, ...] = ()
+
+    @property
+    def arrived_requests(self) -> int:
+        return len(self.arrived_prompts)
+
+    @property
+    def arrived_tokens(self) -> int:
+        return sum(self.arrived_prompts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +136,7 @@ class ClassLoad:
     oldest_wait_s: float = 0.0
     standing_wait_s: float = 0.0  # of the replica where the queue stands longest
     shed_rps: float | None = None  # refused on arrival, or later from the queue
+    prompt_quantiles: tuple[int, ...] = ()  # tokens, at PROMPT_SHARES; none: nobody has come
     ttft_p95_s: float | None = None
     tpot_p95_s: float | None = None
 

@@ -47,8 +47,7 @@ class _Class:
     waiting: dict[str, Flight] = field(default_factory=dict)  # in order of arrival
     running: int = 0
     waiting_tokens: int = 0
-    arrived_requests: int = 0
-    arrived_tokens: int = 0
+    arrived_prompts: list[int] = field(default_factory=list)
     arrived_output_tokens: int = 0
     refused: int = 0
     shed: int = 0
@@ -69,16 +68,15 @@ class _Class:
             running_requests=self.running,
             oldest_wait_s=self.oldest_wait_s(now_s),
             standing_wait_s=self.standing_wait_s(now_s, standing_s),
-            arrived_requests=self.arrived_requests,
-            arrived_tokens=self.arrived_tokens,
+            arrived_prompts=tuple(self.arrived_prompts),
             arrived_output_tokens=self.arrived_output_tokens,
             refused_requests=self.refused,
             shed_requests=self.shed,
             ttfts_s=tuple(self.ttfts_s),
             tpots_s=tuple(self.tpots_s),
         )
-        self.arrived_requests = self.arrived_tokens = self.arrived_output_tokens = 0
-        self.refused = self.shed = 0
+        self.arrived_prompts = []
+        self.arrived_output_tokens = self.refused = self.shed = 0
         self.ttfts_s, self.tpots_s = [], []
         return sample
 
@@ -102,8 +100,7 @@ class Telemetry:
             its_class = self._classes[slo_class]
             self._flights[request_id] = its_class.waiting[request_id] = flight
             its_class.waiting_tokens += prompt_tokens
-            its_class.arrived_requests += 1
-            its_class.arrived_tokens += prompt_tokens
+            its_class.arrived_prompts.append(prompt_tokens)
             its_class.arrived_output_tokens += max_tokens
 
     def refused(self, slo_class: str) -> None:

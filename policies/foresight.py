@@ -1,8 +1,9 @@
 """What the corrected step-time model foresees of a replica under one plan."""
 
+import math
 from collections.abc import Sequence
 
-from controller.signals import Load, Work
+from controller.signals import PROMPT_SHARES, Load, Work
 from controller.step_time import StepTime
 
 
@@ -36,6 +37,28 @@ def step_s(
     """A step of so many prompt tokens beside a replica's running requests."""
     running = (load.running_requests or 0) / load.replicas
     return _step_s(model, plan, load, chunk_tokens, prefill_tokens, running)
+
+
+def share_longer(
+    model: StepTime,
+    plan: Sequence[float],
+    prompt_quantiles: Sequence[int],
+    chunk_tokens: int,
+    within_s: float,
+) -> float:
+    """Of prompts with such quantiles, those that take longer by themselves: lengths between two
+    quantiles are spread evenly.
+    """
+    if not prompt_quantiles:
+        return 0.0
+    longer, longer_s = 1.0, math.inf
+    # From the longest: mostly even that one does not.
+    for share, tokens in zip(PROMPT_SHARES[::-1], prompt_quantiles[::-1], strict=True):
+        takes_s = model.prompt_s(plan, tokens, chunk_tokens)
+        if takes_s <= within_s:
+            return 1 - share - (longer - share) * (within_s - takes_s) / (longer_s - takes_s)
+        longer, longer_s = share, takes_s
+    return 1.0
 
 
 def _step_s(

@@ -20,7 +20,8 @@ class Part:
     share: float  # of the tokens, of this class and those that go before it
     worst_waiting_tokens: int  # likewise, of the replica with the most
     running_requests: int  # likewise, of all replicas
-    oldest_wait_s: float  # of this class, like the following
+    prompt_quantiles: tuple[int, ...]  # tokens, of this class, like the following
+    oldest_wait_s: float
     ttft_p95_s: float | None
     tpot_p95_s: float | None
 
@@ -100,6 +101,7 @@ class Goals:
                     sum(shares.get(other, 0.0) for other in before),
                     sum(loads[other].worst_waiting_tokens for other in before),
                     sum(loads[other].running_requests for other in before),
+                    each.prompt_quantiles,
                     each.oldest_wait_s,
                     each.ttft_p95_s,
                     each.tpot_p95_s,
@@ -116,6 +118,7 @@ class Goals:
             1.0,
             load.worst_waiting_tokens or 0,
             load.running_requests or 0,
+            (),
             load.oldest_wait_s or 0.0,
             load.ttft_p95_s,
             load.tpot_p95_s,

@@ -12,7 +12,7 @@ from controller.levels import Level, levels_of
 from controller.profiles import Profile
 from controller.signals import Budget, Correction, Load
 from controller.step_time import StepTime
-from policies.foresight import drain_s, request_s, step_s
+from policies.foresight import drain_s, request_s, share_longer, step_s
 from policies.goals import Goals, Part
 
 HORIZON_S = SUSTAINED_S  # what is expected of arrivals is expected for so long
@@ -92,8 +92,9 @@ class Predictive:
                    times request(p, o) here over there
         slack  S = TTFT objective - prompt(p)
         short  x = E[(D + m D Z - S)+] + E[((u - 1) H - (S - D)+ + e Z)+]
-        late   L = 1 - ((H + S) / (H + S + x))^(1/3)
         TPOT   = step(min(C - running / R, max(B, u C)), running / R)
+        long   l = share of prompts that take longer than TTFT objective - TPOT, by themselves
+        late   L = 1 - (1 - l) ((H + S) / (H + S + x))^(1/3)
         worth  = quality * (1 - L) - (miss_weight - 1) L
 
     The most worth is taken. A prefilled token reads p / 2 keys, a decoding request p + o / 2.
@@ -109,8 +110,11 @@ class Predictive:
     longest prompts first. Where lengths are spread exponentially, the longest requests, a share f
     of all, hold f (1 - ln f) of the work; up to nine tenths of it the cube root is within 0.05 of
     that law, and near those of three traces (docs/log.md). With the load a level's share on time
-    falls the faster the less the level can do, so that none climbs however heavy the load. Where a
-    prompt takes longer than its objective, or TPOT is above its own, all are late.
+    falls the faster the less the level can do, so that none climbs however heavy the load. Where
+    the mean prompt takes longer than its objective, or TPOT is above its own, all are late.
+
+    The longest prompts may be late with nobody before them: a step runs, and then they take what
+    they take. Their lengths are those of the last 256 prompts of the class, told by quantiles.
 
     So no queue length is a threshold: where quality is flat k' is given up before there is a queue,
     and at the knee of quality a few requests are left to admission rather than all degraded. How
@@ -118,8 +122,9 @@ class Predictive:
 
     A class waits for those of its priority and above: its u, its B and the running beside it are
     theirs together. A level is a rung for every class (`controller.levels`); its plan is their mean
-    by their shares of the tokens, and so is its worth; but what is late of a higher priority counts
-    25 times, so that a promise goes before experts.
+    by their shares of the tokens, and so is its worth, but prompt(p) and l are by the rung of the
+    class; and what is late of a higher priority counts 25 times, so that a promise goes before
+    experts.
 
     Quiet: nothing is late, the best level is taken. Entering load: the level falls with the chance
     of being late. Leaving load: what a climb would make late counts twice, and on a throttled GPU
@@ -183,7 +188,6 @@ class Predictive:
     def _prospect(self, level: Level, now: Situation) -> Prospect:
         model, load, plan = now.model, now.load, level.layers(now.shares)
         chunk = self._profile.max_batch_tokens
-        prompt_s = model.prompt_s(plan, load.prompt_tokens or 0.0, chunk)
         takes_s = request_s(model, plan, load, chunk)
         use, use_error = now.arrival_rps * takes_s, now.error_rps * takes_s
         off = load.step_time_error or 0.0
@@ -192,6 +196,8 @@ class Predictive:
         tpot_s = step_s(model, plan, load, chunk, prefill)
         outlooks = []
         for part, drain_at_best_s in zip(now.parts, now.drains_s, strict=True):
+            own_plan = level.rung(part.name).plan
+            prompt_s = model.prompt_s(own_plan, load.prompt_tokens or 0.0, chunk)
             drained_s = drain_at_best_s * takes_s / now.request_s
             slack_s = part.ttft_s - prompt_s
             asked_s = part.share * use * HORIZON_S
@@ -202,7 +208,9 @@ class Predictive:
             short_s += _expected_excess(growth_s - unused_s, error_s)
             hopeless = slack_s < 0 or tpot_s > part.tpot_s
             room_s = HORIZON_S + slack_s
-            late = 1.0 if hopeless else 1 - (room_s / (room_s + short_s)) ** FEWER
+            lone_s = part.ttft_s - tpot_s
+            long = share_longer(model, own_plan, part.prompt_quantiles, chunk, lone_s)
+            late = 1.0 if hopeless else 1 - (1 - long) * (room_s / (room_s + short_s)) ** FEWER
             ttft_s = prompt_s + drained_s + max(0.0, growth_s)
             outlooks.append(Outlook(part, late, ttft_s, tpot_s))
         return Prospect(

@@ -102,9 +102,17 @@ def test_as_much_longer_as_the_model_was_off_of_late_has_to_fit_as_well() -> Non
     off = Pace(error=0.2)
     assert arrival(tokens=100, default=crowd(4000), pace=off) is None  # 0.98 s
     assert arrival(tokens=100, default=crowd(4200), pace=off) is not None  # 1.03 s, 0.86 s by it
+    assert arrival("default", tokens=100, gold=crowd(4200), pace=off) is not None
     assert shed(0.0, FULL, default=crowd(4800)) == []
     assert shed(0.0, FULL, off, default=crowd(4100)) == []
     assert len(shed(0.0, FULL, off, default=crowd(4800))) == 7
+
+
+def test_one_that_nobody_is_before_is_given_the_chance_that_the_model_is_right() -> None:
+    off = Pace(error=0.5)
+    assert arrival(tokens=4900, pace=off) is None  # 0.98 s
+    assert shed(0.0, FULL, off, default=queue(4900)) == []
+    assert shed(0.0, FULL, off, default=queue(4900, 100)) == ["default:0"]
 
 
 def test_running_requests_take_room_of_a_step() -> None:

@@ -77,7 +77,7 @@ def test_a_sample_older_than_stale_s_is_not_believed() -> None:
 
 def test_with_only_stale_replicas_nothing_is_known_but_their_number() -> None:
     e = estimator()
-    e.record(sample(arrived_requests=1, ttfts_s=(0.1,)), 0.0)
+    e.record(sample(arrived_prompts=(100,), ttfts_s=(0.1,)), 0.0)
     e.estimate(0.0, EIGHT)
     assert e.estimate(2.0, EIGHT) == Load(
         at_s=2.0, mean_k=8.0, replicas=0, stale_replicas=1, epoch=1
@@ -105,7 +105,7 @@ def test_the_rates_need_two_estimates() -> None:
     e.record(sample(), 0.0)
     load = e.estimate(0.0, EIGHT)
     assert (load.arrival_rps, load.arrival_rps_sustained) == (None, None)
-    e.record(sample(arrived_requests=2), 0.2)
+    e.record(sample(arrived_prompts=(100, 100)), 0.2)
     load = e.estimate(0.2, EIGHT)
     assert load.arrival_rps == approx(10.0)
     assert load.arrival_rps_sustained == approx(10.0)
@@ -114,9 +114,9 @@ def test_the_rates_need_two_estimates() -> None:
 def test_a_second_estimate_at_the_same_time_loses_no_arrivals() -> None:
     e = estimator()
     e.estimate(0.0, EIGHT)
-    e.record(sample(arrived_requests=2), 0.2)
+    e.record(sample(arrived_prompts=(100, 100)), 0.2)
     first = e.estimate(0.2, EIGHT)
-    e.record(sample(arrived_requests=2), 0.2)
+    e.record(sample(arrived_prompts=(100, 100)), 0.2)
     assert e.estimate(0.2, EIGHT).arrival_rps == first.arrival_rps
     assert e.estimate(0.4, EIGHT).arrival_rps == approx(10.0)
 
@@ -124,9 +124,9 @@ def test_a_second_estimate_at_the_same_time_loses_no_arrivals() -> None:
 def test_arrivals_of_all_replicas_count_once() -> None:
     e = estimator()
     e.estimate(0.0, EIGHT)
-    e.record(sample(replica="a", arrived_requests=3), 0.5)
-    e.record(sample(replica="b", arrived_requests=1), 0.5)
-    e.record(sample(replica="b", arrived_requests=1), 1.0)
+    e.record(sample(replica="a", arrived_prompts=(100,) * 3), 0.5)
+    e.record(sample(replica="b", arrived_prompts=(100,)), 0.5)
+    e.record(sample(replica="b", arrived_prompts=(100,)), 1.0)
     assert e.estimate(1.0, EIGHT).arrival_rps == approx(5.0)
 
 
@@ -134,7 +134,7 @@ def test_the_rates_are_those_of_the_forecast_for_one_and_four_seconds() -> None:
     e, forecast = estimator(), ArrivalForecast()
     e.estimate(0.0, EIGHT)
     for second, count in enumerate([10] * 100 + [0, 30, 30], start=1):
-        e.record(sample(arrived_requests=count), float(second))
+        e.record(sample(arrived_prompts=(100,) * count), float(second))
         forecast.add(count, dt_s=1.0)
         load = e.estimate(float(second), EIGHT)
     soon, later = forecast.ahead(1.0), forecast.ahead(4.0)
@@ -146,10 +146,10 @@ def test_the_rates_are_those_of_the_forecast_for_one_and_four_seconds() -> None:
 
 def test_the_shape_of_requests_is_a_mean_over_requests_that_idleness_keeps() -> None:
     e = estimator()
-    e.record(sample(arrived_requests=1, arrived_tokens=100, arrived_output_tokens=10), 0.0)
+    e.record(sample(arrived_prompts=(100,), arrived_output_tokens=10), 0.0)
     load = e.estimate(0.0, EIGHT)
     assert (load.prompt_tokens, load.output_tokens) == (100.0, 10.0)
-    e.record(sample(arrived_requests=1, arrived_tokens=300, arrived_output_tokens=30), 1.0)
+    e.record(sample(arrived_prompts=(300,), arrived_output_tokens=30), 1.0)
     for now_s in (1.0, 60.0):
         e.record(sample(), now_s)
         load = e.estimate(now_s, EIGHT)
@@ -242,14 +242,14 @@ def test_one_throttled_gpu_is_enough_and_unreadable_ones_say_nothing() -> None:
 
 
 def two_classes(replica: str, **gold: object) -> Sample:
-    batch = ClassSample(waiting_tokens=700, arrived_requests=1, arrived_tokens=300, shed_requests=1)
+    batch = ClassSample(waiting_tokens=700, arrived_prompts=(300,), shed_requests=1)
     return sample(replica=replica, classes={"gold": ClassSample(**gold), "batch": batch})
 
 
 def test_classes_are_told_apart_and_add_up() -> None:
     e = estimator()
     e.estimate(0.0, EIGHT)
-    arrived = {"arrived_requests": 2, "arrived_tokens": 150, "arrived_output_tokens": 50}
+    arrived = {"arrived_prompts": (100, 50), "arrived_output_tokens": 50}
     e.record(two_classes("a", waiting_tokens=100, oldest_wait_s=0.3, **arrived), 0.1)
     e.record(two_classes("b", waiting_tokens=400, standing_wait_s=0.2), 0.1)
     load = e.estimate(1.0, EIGHT)
@@ -276,15 +276,27 @@ def test_the_mean_k_that_runs_is_that_of_the_classes_by_their_tokens() -> None:
     e = estimator()
     plan = replace(EIGHT, class_k={"batch": (2, 2, 2, 2)})
     assert e.estimate(0.0, plan).mean_k == 8.0  # nobody there: what requests of no class get
-    arrived = {"arrived_requests": 1, "arrived_tokens": 100}
+    arrived = {"arrived_prompts": (100,)}
     e.record(two_classes("a", **arrived), 0.1)
     assert e.estimate(1.0, plan).mean_k == approx(0.25 * 8 + 0.75 * 2)
+
+
+def test_the_lengths_of_the_last_256_prompts_of_a_class_are_told_by_quantiles() -> None:
+    e = estimator()
+    e.record(sample(), 0.0)
+    assert e.estimate(0.0, EIGHT).classes == {}
+    e.record(sample(replica="a", arrived_prompts=(7,)), 0.1)
+    assert e.estimate(0.1, EIGHT).classes["default"].prompt_quantiles == (7,) * 8
+    e.record(sample(replica="a", arrived_prompts=tuple(range(100, 0, -1))), 0.2)
+    e.record(sample(replica="b", arrived_prompts=tuple(range(101, 257))), 0.2)
+    told = e.estimate(0.2, EIGHT).classes["default"].prompt_quantiles
+    assert told == (1, 128, 192, 231, 244, 251, 254, 256)
 
 
 def test_refused_requests_are_demand_as_well() -> None:
     e = estimator()
     e.estimate(0.0, EIGHT)
-    e.record(sample(arrived_requests=1, refused_requests=3), 0.1)
+    e.record(sample(arrived_prompts=(100,), refused_requests=3), 0.1)
     load = e.estimate(1.0, EIGHT)
     assert (load.arrival_rps, load.classes["default"].shed_rps) == (approx(4.0), approx(3.0))
 
@@ -292,7 +304,7 @@ def test_refused_requests_are_demand_as_well() -> None:
 def test_each_field_is_as_old_as_what_it_rests_on() -> None:
     e = estimator()
     step = Step(Work(100, 0, 0, 0), 0.09, (800,) * 4, (16,) * 4)
-    e.record(sample(replica="a", ttfts_s=(0.1,), arrived_requests=1, steps=(step,)), 0.0)
+    e.record(sample(replica="a", ttfts_s=(0.1,), arrived_prompts=(100,), steps=(step,)), 0.0)
     e.record(sample(replica="a"), 2.0)
     e.record(sample(replica="b", tpots_s=(0.1,)), 2.5)
     assert e.estimate(3.0, EIGHT).ages_s == {

@@ -80,7 +80,7 @@ def replay(samples: list[tuple[float, Sample]]) -> list[Plan]:
 
 
 def test_the_same_samples_at_the_same_times_give_the_same_plans() -> None:
-    busy = {"arrived_requests": 1, "arrived_tokens": 100, "arrived_output_tokens": 10}
+    busy = {"arrived_prompts": (100,), "arrived_output_tokens": 10}
     samples = [
         (0.0, sample(**busy)),
         (0.2, sample(waiting_tokens=7000, **busy)),

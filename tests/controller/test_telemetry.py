@@ -44,8 +44,7 @@ def test_an_arrival_waits_with_its_whole_prompt() -> None:
         waiting_requests=2,
         waiting_tokens=300,
         oldest_wait_s=1.0,
-        arrived_requests=2,
-        arrived_tokens=300,
+        arrived_prompts=(250, 50),
         arrived_output_tokens=30,
     )
 
@@ -141,8 +140,7 @@ def test_each_class_has_its_own_queue_and_counts() -> None:
     told = heartbeat(t, 1.0).classes
     assert told["gold"] == ClassSample(
         running_requests=1,
-        arrived_requests=1,
-        arrived_tokens=50,
+        arrived_prompts=(50,),
         arrived_output_tokens=20,
         ttfts_s=(0.2,),
     )
@@ -150,8 +148,7 @@ def test_each_class_has_its_own_queue_and_counts() -> None:
         waiting_requests=1,
         waiting_tokens=70,
         oldest_wait_s=0.5,
-        arrived_requests=1,
-        arrived_tokens=70,
+        arrived_prompts=(70,),
         arrived_output_tokens=30,
         refused_requests=1,
     )

@@ -67,6 +67,8 @@ corrections = st.builds(
     rest=multipliers,
     decode_token_s=st.floats(0, 0.004),
 )
+rising = st.lists(st.integers(1, 3000), min_size=8, max_size=8).map(sorted)
+lengths = st.just(()) | rising.map(tuple)
 class_loads = st.builds(
     ClassLoad,
     share=st.floats(0, 1e4),
@@ -77,6 +79,7 @@ class_loads = st.builds(
     oldest_wait_s=seconds,
     standing_wait_s=seconds,
     shed_rps=unless_unknown(rates),
+    prompt_quantiles=lengths,
     ttft_p95_s=unless_unknown(seconds),
     tpot_p95_s=unless_unknown(seconds),
 )
@@ -215,18 +218,28 @@ def after_some_quiet(name: str, runs_k: float) -> Policy:
     return policy
 
 
+def of_one_class(load: Load, prompts: tuple[int, ...]) -> Load:
+    """As the default class tells it, with the quantiles of its prompts; none: it tells nothing."""
+    if not prompts:
+        return load
+    told = ("worst_waiting_tokens", "running_requests", "oldest_wait_s", "ttft_p95_s", "tpot_p95_s")
+    same = {name: getattr(load, name) for name in told}
+    return replace(load, classes={"default": ClassLoad(1.0, prompt_quantiles=prompts, **same)})
+
+
 # One decision: over several, a policy that had cut may have recovered while another still waits.
 # All loads are busy ones: idle is not lighter but unknown, and holds whatever runs.
 @every_policy
 @on_a_busy_machine
-@given(lighter=busy_loads, more=burdens, runs_k=rungs)
+@given(lighter=busy_loads, more=burdens, runs_k=rungs, prompts=lengths)
 def test_a_heavier_load_never_gives_more_experts(
-    name: str, lighter: Load, more: dict[str, float], runs_k: float
+    name: str, lighter: Load, more: dict[str, float], runs_k: float, prompts: tuple[int, ...]
 ) -> None:
     lighter = replace(lighter, mean_k=runs_k)
     # A bound that is exceeded one time in ten is no nearer to the mean of a heavier load.
     more["arrival_rps_upper"] = max(more["arrival_rps_upper"], more["arrival_rps_sustained"])
     heavier = replace(lighter, **{key: getattr(lighter, key) + by for key, by in more.items()})
+    heavier, lighter = (of_one_class(each, prompts) for each in (heavier, lighter))
     least = after_some_quiet(name, runs_k).decide(heavier).mean_k
     assert least <= after_some_quiet(name, runs_k).decide(lighter).mean_k
 

@@ -7,7 +7,7 @@ import pytest
 
 from controller.signals import Load
 from controller.step_time import StepTime
-from policies.foresight import drain_s, step_s
+from policies.foresight import drain_s, share_longer, step_s
 from tests.fakes import load, profile
 
 FULL = (8, 8, 8, 8)
@@ -73,3 +73,28 @@ def test_a_step_holds_prompt_tokens_beside_the_running_requests_of_a_replica() -
 def test_nothing_that_waits_takes_no_time() -> None:
     busy = load(running_requests=40)
     assert drain_s(profile().step_time, FULL, busy, 100, 0, 40) == 0.0
+
+
+def longer(within_s: float, *quantiles: int) -> float:
+    """Tokens that none, 50, 75, 90, 95, 98, 99 and 100 % do not exceed; 100 take 90 ms."""
+    return share_longer(profile().step_time, FULL, quantiles, 100, within_s)
+
+
+def test_lengths_between_two_quantiles_are_spread_evenly() -> None:
+    quantiles = (20, 100, 200, 300, 400, 500, 600, 1000)
+    assert longer(0.9, *quantiles) == 0
+    assert longer(0.89, *quantiles) == pytest.approx(0.01 / 36)
+    assert longer(0.72, *quantiles) == pytest.approx(0.005)
+    assert longer(0.18, *quantiles) == pytest.approx(0.25)
+    assert longer(0.054, *quantiles) == pytest.approx(0.75)
+    assert longer(0.018, *quantiles) == 1
+    assert longer(0.017, *quantiles) == 1
+
+
+def test_of_prompts_of_one_length_all_take_longer_or_none() -> None:
+    assert longer(0.09, *[100] * 8) == 0
+    assert longer(0.0899, *[100] * 8) == 1
+
+
+def test_of_prompts_that_nobody_has_seen_none_takes_longer() -> None:
+    assert longer(0.001) == 0

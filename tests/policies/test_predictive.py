@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from controller.profiles import Profile
-from controller.signals import Correction, Load
+from controller.signals import ClassLoad, Correction, Load
 from policies.goals import Goals
 from policies.predictive import Predictive
 from tests.fakes import Running, load, profile, profile_data, slo_policy
@@ -42,6 +42,18 @@ def test_a_quality_above_that_of_the_full_k_is_noise() -> None:
     data["rungs"][2] |= {"quality": 1.01, "quality_high": 1.02}
     lucky = Predictive(Profile.model_validate_json(json.dumps(data)), GOALS)
     assert lucky.decide(load()).mean_k == 8
+
+
+def test_prompts_that_take_too_long_by_themselves_cost_as_much_as_others_that_are_late() -> None:
+    """1500 tokens take 1.35 s at k' 8 and 0.75 at 4, of a second less the step before them."""
+    some = ClassLoad(1.0, prompt_quantiles=(100, 100, 100, 1500, 1500, 1500, 1500, 1500))
+    budget = predictive().decide(load(classes={"default": some}))
+    assert budget.mean_k == 4
+    assert budget.reason.startswith("100.0 % on time, worth 0.900: ")
+    few = ClassLoad(1.0, prompt_quantiles=(100,) * 7 + (1500,))
+    budget = predictive().decide(load(classes={"default": few}))
+    assert budget.mean_k == 8
+    assert budget.reason.startswith("99.7 % on time, worth 0.997: ")  # 0.01 (1.35 - 0.99) / 1.26
 
 
 def test_a_backlog_takes_the_rung_that_is_worth_most() -> None:

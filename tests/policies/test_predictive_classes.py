@@ -33,8 +33,8 @@ def test_the_lower_class_gives_up_its_experts_first() -> None:
     budgets = [classy().decide(each) for each in even]
     # Gold at 8 and batch at 8, 4, 2 and 1; then gold at 4 as well.
     assert [budget.mean_k for budget in budgets] == [8, 6, 5, 4.5, 2.5]
-    # 0.07 + 4 (0.14 * 15 - 1)
-    assert budgets[1].reason.startswith("100.0 % on time, worth 0.950: class batch, TTFT 4.470/5.0")
+    # 0.05 + 4 (0.14 * 15 - 1)
+    assert budgets[1].reason.startswith("100.0 % on time, worth 0.950: class batch, TTFT 4.450/5.0")
 
 
 def test_the_experts_of_all_classes_count_alike_by_tokens() -> None:
@@ -45,13 +45,13 @@ def test_the_experts_of_all_classes_count_alike_by_tokens() -> None:
 
 
 def test_what_is_late_of_a_higher_class_counts_25_times() -> None:
-    """Gold's 3000 tokens take 1.05 s at k' 4 and 1, and have 0.465 s: of its work that is short by
-    0.585 beside 4.465 s, 4.1 % of its requests are late.
+    """Gold's 3000 tokens take 1.05 s at k' 4 and 1, and have 0.45 s: of its work that is short by
+    0.6 beside 4.45 s, 4.1 % of its requests are late.
     """
     late = of_two(ClassLoad(1.0, worst_waiting_tokens=3000), ClassLoad(1.0))
     budget = classy().decide(late)
     assert budget.mean_k == 2.5
-    assert budget.reason.startswith("overload: 98.0 % on time, worth 0.298: class gold, TTFT 1.0")
+    assert budget.reason.startswith("overload: 97.9 % on time, worth 0.286: class gold, TTFT 1.1")
 
 
 def test_the_high_class_is_kept_from_a_queue_that_the_low_one_would_stand() -> None:
@@ -88,6 +88,14 @@ def test_each_class_is_held_to_its_own_objective() -> None:
     late = {"worst_waiting_tokens": 3000}
     assert classy().decide(of_two(ClassLoad(1.0), ClassLoad(1.0, **late))).mean_k == 8.0
     assert classy().decide(of_two(ClassLoad(1.0, **late), ClassLoad(1.0))).mean_k == 2.5
+
+
+def test_a_prompt_runs_at_the_experts_of_its_class_whatever_the_mean() -> None:
+    """500 tokens take 0.45 s at k' 8 and 0.25 at 4; a step beside them 0.06 s of half a second."""
+    busy = {"arrival_rps_sustained": 20.0}
+    assert classy().decide(of_two(ClassLoad(1.0), ClassLoad(1.0), **busy)).mean_k == 4.5  # 8 and 1
+    long = ClassLoad(1.0, prompt_quantiles=(500,) * 8)
+    assert classy().decide(of_two(long, ClassLoad(1.0), **busy)).mean_k == 2.5  # 4 and 1
 
 
 def test_no_class_is_planned_below_its_floor() -> None:
