@@ -92,7 +92,7 @@ def report(console: Console, result: dict[str, Any], html: Path, picture: Path) 
         f"{result['capacity_rps']['floor']:.1f} at the floor, measured here just before; "
         f"the peak over {PEAK_WINDOW_S:g} s is {result['peak_rps']:.1f}",
         "Quality": "perplexity at full k' over perplexity at the k' that served, held-out text",
-        "Back at full k'": f"{_number(result['recovery_s'])} s after the burst",
+        "Back at full k'": recovery(result["recovery_s"]),
         "Plan changes": f"{actuation['changes']}; decision to all replicas, p50 "
         f"{_number(actuation['p50'])} ms, p99 {_number(actuation['p99'])} ms",
     }
@@ -113,3 +113,8 @@ def report(console: Console, result: dict[str, Any], html: Path, picture: Path) 
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
+
+
+def recovery(seconds: float | None) -> str:
+    """None: it was not seen."""
+    return "not while it was watched" if seconds is None else f"{seconds:.4g} s after the burst"
