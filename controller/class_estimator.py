@@ -19,7 +19,7 @@ class ClassEstimator:
         self._tokens = DecayingMean(MIX_S)  # a second
         self._shed = DecayingMean(MIX_S)  # requests a second
         self._prompts: deque[int] = deque(maxlen=NUM_PROMPTS)
-        self._prompt_quantiles: tuple[int, ...] = ()
+        self._prompt_quantiles: tuple[int, ...] | None = ()  # None: to be found anew
         self.ttfts_s = RecentQuantiles(LATENCY_WINDOW_S)
         self.tpots_s = RecentQuantiles(LATENCY_WINDOW_S)
 
@@ -28,7 +28,7 @@ class ClassEstimator:
         self._new_shed += part.refused_requests + part.shed_requests
         if part.arrived_prompts:
             self._prompts.extend(part.arrived_prompts)
-            self._prompt_quantiles = _quantiles(self._prompts)
+            self._prompt_quantiles = None
         for ttft_s in part.ttfts_s:
             self.ttfts_s.add(ttft_s, now_s)
         for tpot_s in part.tpots_s:
@@ -42,6 +42,8 @@ class ClassEstimator:
             self._tokens.add(self._new_tokens / dt_s, dt_s)
             self._shed.add(self._new_shed / dt_s, dt_s)
             self._new_tokens = self._new_shed = 0
+        if self._prompt_quantiles is None:  # once a tick, however many replicas told something
+            self._prompt_quantiles = _quantiles(self._prompts)
         parts = [sample.classes[slo_class] for sample in fresh if slo_class in sample.classes]
         return ClassLoad(
             share=self._tokens.value or 0.0,

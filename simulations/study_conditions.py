@@ -49,9 +49,9 @@ def _objectives(slo_policy: SloPolicy) -> str:
 def _admission(slo_policy: SloPolicy, with_admission_only: bool) -> str:
     admission = slo_policy.admission
     refuses = (
-        "the longest prompts of a queue that cannot all be in time, as far as steps were off, are "
-        "refused, by the lowest k' that may come and, once k' had the time to follow, by the one "
-        "that runs"
+        "the longest prompts of a queue that cannot all be in time are refused, with room for the "
+        "error of step times, by the lowest k' that may come and, once k' had the time to follow, "
+        "by the one that runs"
     )
     if admission.late == "serve":
         but = f" (by {ADMISSION_ONLY} {refuses})" if with_admission_only else ""
