@@ -27,6 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 from controller.journal import FileJournal
+from controller.levels import ladder_of
 from controller.loop import Controller
 from controller.policy_file import load_policy
 from controller.profiles import Profile, load_profile
@@ -125,8 +126,7 @@ def measure(
     replicas: int, seeds: int, constants: Sequence[str], duration_s: float = DURATION_S
 ) -> Row:
     profile, slo_policy = load_profile(CHECKPOINT / "profile.json"), load_policy(POLICY)
-    slo_classes, experts = slo_policy.slo_classes, slo_policy.experts
-    rungs = profile.within(experts.floor, experts.ceiling)
+    slo_classes, rungs = slo_policy.slo_classes, ladder_of(slo_policy, profile)
     arms, settings = simulated_arms(slo_policy, profile), Settings(replicas=replicas)
     cost = StepCost(profile.step_time.corrected(settings.actual))
     loads = [requests_of(profile, replicas, seed, duration_s) for seed in range(seeds)]

@@ -52,6 +52,8 @@ def rows(said: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "plan", f"k' {_layers(plan['k'])}, quality {plan['quality']:.3f}, epoch {plan['epoch']}"
     for name, k in plan["class_k"].items():
         yield f"plan of {name}", f"k' {_layers(k)}"
+    if plan["prefill_k"]:
+        yield "prompts", f"at most k' {_layers(plan['prefill_k'])}"
     yield "SLO policy", _policy(slo_policy, said)
     if budget:
         yield "reason", budget["reason"]

@@ -16,5 +16,9 @@ class Allocator:
         """The same plan object while the level stays; else a new one with the next epoch."""
         level = min(self._best_first, key=lambda each: abs(each.mean_k(shares) - budget.mean_k))
         plan = level.plan(previous.epoch + 1)
-        stays = plan.k == previous.k and plan.class_k == previous.class_k
+        stays = _k(plan) == _k(previous)
         return previous if stays else plan
+
+
+def _k(plan: Plan) -> tuple[object, ...]:
+    return plan.k, plan.class_k, plan.prefill_k

@@ -66,6 +66,11 @@ class Experts(_Section):
         default_factory=lambda valid: valid.get("ceiling", 1),
         description="k' a replica takes when the governor is silent; the ceiling unless given",
     )
+    prefill_ceiling: NumExperts | None = Field(
+        default=None,
+        description="highest k' of prompts, an integer from 1 up to ceiling, below floor too; "
+        "that of their answers unless given",
+    )
 
     @field_validator("ceiling")
     @classmethod
@@ -73,6 +78,16 @@ class Experts(_Section):
         if ceiling < info.data.get("floor", ceiling):
             raise refusal(f"should be at least floor ({info.data['floor']})")
         return ceiling
+
+    @field_validator("prefill_ceiling")
+    @classmethod
+    def _prompts_keep_the_ceiling(
+        cls, prefill_ceiling: int | None, info: ValidationInfo
+    ) -> int | None:
+        ceiling = info.data.get("ceiling")
+        if ceiling and prefill_ceiling and prefill_ceiling > ceiling:
+            raise refusal(f"should be at most ceiling ({ceiling})")
+        return prefill_ceiling
 
     @field_validator("safe")
     @classmethod

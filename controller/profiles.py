@@ -6,11 +6,13 @@ since.
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from controller.signals import KByLayer, Phased
 from controller.step_time import StepTime, Strict
 
 SCHEMA_VERSION = 3
@@ -41,6 +43,9 @@ class Rung(Strict):
     agreement: Interval  # tokens it generates that full k' would have, share
     contradicted_by: tuple[str, ...] = ()  # measures that find a cheaper rung better
     over_uniform: Interval | None = None  # nats a token, of a plan whose layers differ
+    # Quality of answers at full k' to prompts that ran at this rung; None: not measured, and no
+    # prompt runs fewer experts than its answer.
+    prefill: Interval | None = None
 
     @model_validator(mode="after")
     def _mean_is_the_plans(self) -> "Rung":
@@ -48,6 +53,37 @@ class Rung(Strict):
         if abs(mean_k - self.mean_k) > 1e-6:
             raise ValueError(f"mean_k {self.mean_k:g} is not the mean of the plan, {mean_k:g}")
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What requests are served at: a rung, and the one of their prompts, which may be lower."""
+
+    rung: Rung
+    prompts: Rung
+
+    @property
+    def mean_k(self) -> float:
+        """Of answers."""
+        return self.rung.mean_k
+
+    @property
+    def prefill_k(self) -> tuple[int, ...] | None:
+        return None if self.prompts is self.rung else self.prompts.plan
+
+    @property
+    def quality(self) -> float:
+        """What lower prompts cost at full k' they are taken to cost at any (docs/log.md)."""
+        if self.prompts is self.rung or self.prompts.prefill is None:
+            return self.rung.quality
+        return self.rung.quality * self.prompts.prefill.mean
+
+    @property
+    def layers(self) -> KByLayer:
+        decode = tuple(map(float, self.rung.plan))
+        if self.prompts is self.rung:
+            return decode
+        return Phased(tuple(map(float, self.prompts.plan)), decode)
 
 
 class Fit(Strict):
@@ -147,6 +183,24 @@ class Profile(Strict):
     def nearest(self, mean_k: float) -> Rung:
         """The rung of that mean k', or the nearest; of two as near the higher one."""
         return min(self.rungs, key=lambda rung: (abs(rung.mean_k - mean_k), -rung.mean_k))
+
+    def served(self, rung: Rung, prefill_ceiling: float | None) -> Served:
+        """With prompts at the highest rung up to that, or the lowest; never above their answers."""
+        if prefill_ceiling is None or rung.mean_k <= prefill_ceiling:
+            return Served(rung, rung)
+        lower = [each for each in self.rungs if each.mean_k <= prefill_ceiling]
+        return Served(rung, lower[-1] if lower else self.rungs[0])
+
+    def ladder(self, floor: float, ceiling: float, prefill_ceiling: float | None) -> list[Served]:
+        """As `within`, with what prompts run at; ValueError also where nothing says what lower
+        ones cost.
+        """
+        if prefill_ceiling is not None and any(rung.prefill is None for rung in self.rungs):
+            raise ValueError(
+                f"prefill_ceiling {prefill_ceiling:g}: the profile does not say what lower prompts "
+                "cost; make it anew with kprime calibrate"
+            )
+        return [self.served(rung, prefill_ceiling) for rung in self.within(floor, ceiling)]
 
     def within(self, floor: float, ceiling: float) -> list[Rung]:
         """From the lowest up; raises ValueError if there is none."""

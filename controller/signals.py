@@ -3,7 +3,7 @@
 None always means "not known", never zero.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import mul
 
@@ -22,6 +22,25 @@ class Work:
     @property
     def tokens(self) -> float:
         return self.prefill_tokens + self.decode_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Phased:
+    """k' of every MoE layer, where prompts run fewer experts than their answers."""
+
+    prefill: tuple[float, ...]
+    decode: tuple[float, ...]
+
+    def over(self, work: Work) -> tuple[float, ...]:
+        """The mean of a step's tokens."""
+        share = work.prefill_tokens / work.tokens if work.tokens else 0.0
+        return tuple(
+            after + share * (before - after)
+            for before, after in zip(self.prefill, self.decode, strict=True)
+        )
+
+
+KByLayer = Sequence[float] | Phased
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +216,7 @@ class ReplicaWish:
     reason: str
 
 
-def mixed_k(parts: Iterable[tuple[float, Sequence[int]]]) -> tuple[float, ...]:
+def mixed_k(parts: Iterable[tuple[float, Sequence[float]]]) -> tuple[float, ...]:
     """The mean k' of every MoE layer, of parts that have a share of the tokens and their own k'."""
     shares, ks = zip(*parts, strict=True)
     return tuple(sum(map(mul, shares, layer)) for layer in zip(*ks, strict=True))
@@ -215,14 +234,21 @@ class Plan:
     class_quality: Mapping[str, float] = field(default_factory=dict)  # of the same classes
     # The most distinct experts of a step that only decodes; None: as many as its tokens select.
     expert_cap: tuple[int, ...] | None = None
+    # The most of a prompt's tokens, its last one excepted, which makes the first of the answer;
+    # None: as its answer's.
+    prefill_k: tuple[int, ...] | None = None
 
     @property
     def mean_k(self) -> float:
-        """Over layers, of classes without a k' of their own."""
+        """Over layers, of answers in classes without a k' of their own."""
         return self.mean_k_of(None)
 
     def k_of(self, slo_class: str | None) -> tuple[int, ...]:
         return self.k if slo_class is None else self.class_k.get(slo_class, self.k)
+
+    def prefill_k_of(self, slo_class: str | None) -> tuple[int, ...]:
+        own = self.k_of(slo_class)
+        return own if self.prefill_k is None else min(self.prefill_k, own, key=sum)
 
     def mean_k_of(self, slo_class: str | None) -> float:
         k = self.k_of(slo_class)
@@ -231,11 +257,19 @@ class Plan:
     def quality_of(self, slo_class: str) -> float:
         return self.class_quality.get(slo_class, self.quality)
 
-    def layers_over(self, shares: Mapping[str, float]) -> tuple[float, ...]:
+    def layers_over(self, shares: Mapping[str, float]) -> KByLayer:
         """k' of every MoE layer, over SLO classes by their shares of the tokens."""
+        decode = self._over(shares, self.k_of)
+        if self.prefill_k is None:
+            return decode
+        return Phased(self._over(shares, self.prefill_k_of), decode)
+
+    def _over(
+        self, shares: Mapping[str, float], k_of: Callable[[str | None], tuple[int, ...]]
+    ) -> tuple[float, ...]:
         if not self.class_k or not shares:
-            return tuple(map(float, self.k))
-        return mixed_k((share, self.k_of(name)) for name, share in shares.items())
+            return tuple(map(float, k_of(None)))
+        return mixed_k((share, k_of(name)) for name, share in shares.items())
 
     def mean_k_over(self, shares: Mapping[str, float]) -> float:
         """Over layers and, by their shares of the tokens, over SLO classes."""

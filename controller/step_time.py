@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from controller.signals import Correction, Step, Work
+from controller.signals import Correction, KByLayer, Phased, Step, Work
 
 REFERENCE_BATCH = 8  # requests that decode together, where one has to be named
 
@@ -70,9 +70,11 @@ class StepTime(Strict):
     layers: tuple[Layer, ...] = Field(min_length=1)
     decode_token_s: float = Field(default=0.0, ge=0)  # besides; no profile has it, corrections do
 
-    def step_s(self, plan: Sequence[float], work: Work) -> float:
+    def step_s(self, plan: KByLayer, work: Work) -> float:
         """Of a step to come. Where tokens differ in k', the plan is their mean."""
         tokens = work.tokens
+        if isinstance(plan, Phased):
+            plan = plan.over(work)
         expert_s, slot_s, experts_s = self.expert_s, self.slot_s, 0.0
         # As `experts_s`, without lists between: a decision foresees dozens of steps.
         for layer, k in zip(self.layers, plan, strict=True):
@@ -105,17 +107,17 @@ class StepTime(Strict):
         this = self.layers[layer]
         return this.size * (self.expert_s * this.distinct(k, tokens) + self.slot_s * k * tokens)
 
-    def prompt_s(self, plan: Sequence[float], prompt_tokens: float, chunk_tokens: int) -> float:
+    def prompt_s(self, plan: KByLayer, prompt_tokens: float, chunk_tokens: int) -> float:
         """Engine time of a prompt in full chunks; its last one counts by its share."""
         keys = chunk_tokens * (prompt_tokens + 1) / 2  # a token reads those before it, and itself
         return prompt_tokens / chunk_tokens * self.step_s(plan, Work(chunk_tokens, 0, keys, 0))
 
-    def decode_s(self, plan: Sequence[float], context_tokens: float, batch: float) -> float:
+    def decode_s(self, plan: KByLayer, context_tokens: float, batch: float) -> float:
         """A step of so many requests that decode."""
         return self.step_s(plan, Work(0, batch, 0, batch * context_tokens))
 
     def request_s(
-        self, plan: Sequence[float], prompt_tokens: float, output_tokens: float, chunk_tokens: int
+        self, plan: KByLayer, prompt_tokens: float, output_tokens: float, chunk_tokens: int
     ) -> float:
         """Engine time that a request takes of a saturated engine, whose steps are full: with prompt
         and decoding tokens side by side, as many of each as requests have.

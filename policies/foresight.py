@@ -3,13 +3,13 @@
 import math
 from collections.abc import Sequence
 
-from controller.signals import PROMPT_SHARES, Load, Work
+from controller.signals import PROMPT_SHARES, KByLayer, Load, Work
 from controller.step_time import StepTime
 
 
 def drain_s(
     model: StepTime,
-    plan: Sequence[float],
+    plan: KByLayer,
     load: Load,
     chunk_tokens: int,
     waiting_tokens: int,
@@ -25,14 +25,14 @@ def drain_s(
     return waiting_tokens / room * _step_s(model, plan, load, chunk_tokens, room, running)
 
 
-def request_s(model: StepTime, plan: Sequence[float], load: Load, chunk_tokens: int) -> float:
+def request_s(model: StepTime, plan: KByLayer, load: Load, chunk_tokens: int) -> float:
     """Engine time that a request of the load's lengths takes of a saturated replica."""
     prompt_tokens, output_tokens = _lengths(load, chunk_tokens)
     return model.request_s(plan, prompt_tokens, output_tokens, chunk_tokens)
 
 
 def step_s(
-    model: StepTime, plan: Sequence[float], load: Load, chunk_tokens: int, prefill_tokens: float
+    model: StepTime, plan: KByLayer, load: Load, chunk_tokens: int, prefill_tokens: float
 ) -> float:
     """A step of so many prompt tokens beside a replica's running requests."""
     running = (load.running_requests or 0) / load.replicas
@@ -41,7 +41,7 @@ def step_s(
 
 def share_longer(
     model: StepTime,
-    plan: Sequence[float],
+    plan: KByLayer,
     prompt_quantiles: Sequence[int],
     chunk_tokens: int,
     within_s: float,
@@ -63,7 +63,7 @@ def share_longer(
 
 def _step_s(
     model: StepTime,
-    plan: Sequence[float],
+    plan: KByLayer,
     load: Load,
     chunk_tokens: int,
     prefill_tokens: float,

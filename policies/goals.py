@@ -55,6 +55,7 @@ class Goals:
     tpot_s: float
     floor: float
     ceiling: float
+    prefill_ceiling: float | None = None  # of prompts; None: they run at the k' of their answers
     least_raise: float = 0.0  # smaller raises of mean k' would not be made
     miss_weight: float = 1.0  # of a request that misses, beside the quality of one at full k'
     others: Mapping[str, SloClass] = field(default_factory=dict)  # classes with a name
@@ -67,6 +68,7 @@ class Goals:
             tpot_s=slo.margin * slo.tpot_s,
             floor=experts.floor,
             ceiling=experts.ceiling,
+            prefill_ceiling=experts.prefill_ceiling,
             least_raise=slo_policy.guard.tolerance,
             miss_weight=slo.miss_weight,
             others={

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-from controller.profiles import Profile, Rung
+from controller.profiles import Profile, Served
 from controller.signals import Budget, Correction, Load
 from policies.goals import Goals
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    cheap: Rung
-    dear: Rung
+    cheap: Served
+    dear: Served
     share: float  # of the requests that the dear one serves
 
     @property
@@ -54,7 +54,7 @@ class Lp:
     OVER_DEMAND = 1.05  # beta: capacity is planned for so much of the demand
 
     def __init__(self, profile: Profile, goals: Goals) -> None:
-        self._rungs = profile.within(goals.floor, goals.ceiling)
+        self._ladder = profile.ladder(goals.floor, goals.ceiling, goals.prefill_ceiling)
         self._profile = profile
 
     def decide(self, load: Load) -> Budget:
@@ -63,14 +63,16 @@ class Lp:
             return Budget(load.mean_k, f"load unknown: hold at {load.mean_k:g}")
         model = self._profile.step_time.corrected(load.correction or Correction())
         chunk = self._profile.max_batch_tokens
-        costs_s = [model.request_s(rung.plan, prompt, output, chunk) for rung in self._rungs]
+        costs_s = [model.request_s(each.layers, prompt, output, chunk) for each in self._ladder]
         demand_rps = max(load.arrival_rps, load.arrival_rps_sustained or 0.0)
         planned_rps = self.OVER_DEMAND * demand_rps
         allowed_s = load.replicas / planned_rps if planned_rps else float("inf")
         demand = f"{demand_rps:.2f} requests/s and 5 %"
         mixes = self._mixes(costs_s, allowed_s)
         if not mixes:
-            cost_s, cheapest = min(zip(costs_s, self._rungs, strict=True), key=lambda pair: pair[0])
+            cost_s, cheapest = min(
+                zip(costs_s, self._ladder, strict=True), key=lambda pair: pair[0]
+            )
             capacity = f"{load.replicas / cost_s:.2f}/s at k' {cheapest.mean_k:g}"
             return Budget(cheapest.mean_k, f"overload: {demand}, capacity {capacity}")
         mix = max(mixes, key=lambda mix: mix.quality)
@@ -78,7 +80,7 @@ class Lp:
 
     def _mixes(self, costs_s: list[float], allowed_s: float) -> list[Mix]:
         """The program's basic solutions: a rung alone that fits, or two that fit together."""
-        priced = list(zip(costs_s, self._rungs, strict=True))
+        priced = self._priced(costs_s)
         fits = [(cost_s, rung) for cost_s, rung in priced if cost_s <= allowed_s]
         beyond = [(cost_s, rung) for cost_s, rung in priced if cost_s > allowed_s]
         alone = [Mix(rung, rung, 1.0) for _, rung in fits]
@@ -87,3 +89,6 @@ class Lp:
             for low_s, cheap in fits
             for high_s, dear in beyond
         ]
+
+    def _priced(self, costs_s: list[float]) -> list[tuple[float, Served]]:
+        return list(zip(costs_s, self._ladder, strict=True))

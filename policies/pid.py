@@ -36,9 +36,9 @@ class Pid:
     GAP_S = 5.0
 
     def __init__(self, profile: Profile, goals: Goals) -> None:
-        rungs = profile.within(goals.floor, goals.ceiling)
+        ladder = profile.ladder(goals.floor, goals.ceiling, goals.prefill_ceiling)
         self._profile = profile
-        self._lowest, self._highest = rungs[0].plan, rungs[-1].plan
+        self._lowest, self._highest = ladder[0].layers, ladder[-1].layers
         self._span = span_within(profile, goals.floor, goals.ceiling)
         self._goals = goals
         self._integral = 0.0

@@ -134,8 +134,8 @@ class Predictive:
     def __init__(self, profile: Profile, goals: Goals) -> None:
         self._profile = profile
         self._goals = goals
-        rungs = profile.within(goals.floor, goals.ceiling)
-        self._best_first = levels_of(rungs, goals.classes)[::-1]
+        ladder = profile.ladder(goals.floor, goals.ceiling, goals.prefill_ceiling)
+        self._best_first = levels_of(ladder, goals.classes)[::-1]
 
     def decide(self, load: Load) -> Budget:
         if load.replicas == 0 or load.arrival_rps is None:
@@ -196,7 +196,7 @@ class Predictive:
         tpot_s = step_s(model, plan, load, chunk, prefill)
         outlooks = []
         for part, drain_at_best_s in zip(now.parts, now.drains_s, strict=True):
-            own_plan = level.rung(part.name).plan
+            own_plan = level.of(part.name).layers
             prompt_s = model.prompt_s(own_plan, load.prompt_tokens or 0.0, chunk)
             drained_s = drain_at_best_s * takes_s / now.request_s
             slack_s = part.ttft_s - prompt_s
@@ -241,7 +241,7 @@ class Predictive:
 
 def _quality(level: Level, part: Part) -> float:
     """A measured retention above 1 is noise: nothing is better than full k'."""
-    return min(1.0, level.rung(part.name).quality)
+    return min(1.0, level.of(part.name).quality)
 
 
 def _most_from_here(qualities: Iterable[float]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from controller.profiles import Profile, Rung
+from controller.profiles import Profile, Served
 from controller.signals import Budget, Correction, Load
 from controller.step_time import StepTime
 from policies.foresight import drain_s, step_s
@@ -34,7 +34,8 @@ class SlackFit:
     def __init__(self, profile: Profile, goals: Goals) -> None:
         self._profile = profile
         self._goals = goals
-        self._best_first = profile.within(goals.floor, goals.ceiling)[::-1]
+        ladder = profile.ladder(goals.floor, goals.ceiling, goals.prefill_ceiling)
+        self._best_first = ladder[::-1]
 
     def decide(self, load: Load) -> Budget:
         if load.replicas == 0 or load.oldest_wait_s is None or load.worst_waiting_tokens is None:
@@ -54,9 +55,9 @@ class SlackFit:
             f"step {fit.step_s:.3f}/{fit.tpot_s:.3f} s",
         )
 
-    def _fit(self, model: StepTime, rung: Rung, load: Load) -> "Fit":
+    def _fit(self, model: StepTime, rung: Served, load: Load) -> "Fit":
         """Of the class with the least time to spare."""
-        plan, chunk = rung.plan, self._profile.max_batch_tokens
+        plan, chunk = rung.layers, self._profile.max_batch_tokens
         parts = self._goals.parts(load)
         times = [
             (
@@ -74,7 +75,7 @@ class SlackFit:
 class Fit:
     """A rung's backlog drain and next step beside the time there is for them."""
 
-    rung: Rung
+    rung: Served
     drain_s: float
     slack_s: float
     step_s: float

@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import policies
 from controller.config import SloPolicy, parse_policy
+from controller.levels import ladder_of
 from controller.problems import PolicyError, Problem
 from controller.profiles import Profile, ProfileError, load_profile
 from runtime.denominator import AboveK, rule_of
@@ -150,6 +151,10 @@ def serve_policy(
     if not lowest <= experts.floor <= experts.ceiling <= min(highest, checkpoint.dial.max_k):
         bounds = f"{experts.floor}..{experts.ceiling} is outside what the profile gives"
         raise PolicyError([Problem("experts", f"{bounds}, {lowest:g}..{highest:g}")])
+    try:
+        ladder_of(slo_policy, profile)
+    except ValueError as error:
+        raise PolicyError([Problem("experts", str(error))]) from error
     try:
         policies.build(slo_policy, profile)
     except ValueError as error:

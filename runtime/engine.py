@@ -68,8 +68,8 @@ class Engine:
         self._cancelled: set[str] = set()
         self._salts: dict[str | None, int] = {None: 0}  # by class
         self._load = ExpertLoad(dial)
-        # What the dial is set to, row by row: cap, classes and tokens of the requests.
-        self._set: tuple[Sequence[int] | None, list[str | None], list[int]] | None = None
+        # What the dial is set to: cap, and the k' of so many tokens each, in their order.
+        self._set: tuple[Sequence[int] | None, list[tuple[tuple[int, ...], int]]] | None = None
         self._check(plan)
         dial.set(plan.k)
         self._model, self._attention_before = model, model.config._attn_implementation
@@ -179,25 +179,34 @@ class Engine:
         return self._salts[self._class_of.get(request_id)]
 
     def _check(self, plan: Plan) -> None:
-        self._dial.check_by_token([plan.k, *plan.class_k.values()], plan.expert_cap)
+        prompts = [] if plan.prefill_k is None else [plan.prefill_k]
+        self._dial.check_by_token([plan.k, *plan.class_k.values(), *prompts], plan.expert_cap)
 
     def _set_k_by_row(self, batch: list[FutureRequestState]) -> None:
-        """Called in the engine's thread before a step: every row runs at its request's k'."""
+        """Called in the engine's thread before a step: every token runs at its request's k'."""
         for request_id in self._cancelled - {scheduled.state.request_id for scheduled in batch}:
             self._cancelled.discard(request_id)
             self._forget(request_id)
-        if not self.plan.class_k and self.plan.expert_cap is None:
+        plan = self.plan
+        if not plan.class_k and plan.expert_cap is None and plan.prefill_k is None:
             return
         # A prompt needs about all experts, and its keys and values are kept: a cap is for decoding.
-        cap = self.plan.expert_cap if all(map(_decodes, batch)) else None
-        classes = [self._class_of.get(scheduled.state.request_id) for scheduled in batch]
-        rows = [scheduled.query_length for scheduled in batch]
-        if self._set == (cap, classes, rows):
+        cap = plan.expert_cap if all(map(_decodes, batch)) else None
+        runs = [run for scheduled in batch for run in self._runs(scheduled)]
+        if self._set == (cap, runs):
             return
-        choice_T = torch.arange(len(batch)).repeat_interleave(torch.tensor(rows))
-        plans = [self.plan.k_of(slo_class) for slo_class in classes]
+        plans = list(dict.fromkeys(k for k, _ in runs))
+        choices, lengths = zip(*((plans.index(k), length) for k, length in runs), strict=True)
+        choice_T = torch.tensor(choices).repeat_interleave(torch.tensor(lengths))
         self._dial.set_by_token(plans, choice_T.to(self._dial.load_LE.device), cap)
-        self._set = cap, classes, rows
+        self._set = cap, runs
+
+    def _runs(self, scheduled: FutureRequestState) -> list[tuple[tuple[int, ...], int]]:
+        """k' of so many tokens each: of a prompt's, and of the one that makes a token."""
+        slo_class = self._class_of.get(scheduled.state.request_id)
+        made = int(scheduled.has_new_token)
+        runs = [(self.plan.prefill_k_of(slo_class), scheduled.query_length - made)]
+        return [*runs, (self.plan.k_of(slo_class), made)]
 
     def _emission(self, output: GenerationOutput) -> Emission:
         """Called in the engine's thread, inside the step that made the tokens."""

@@ -146,6 +146,24 @@ def evaluate(
     return Quality.of(windows, nats_W, hits_W)
 
 
+def evaluate_answers(
+    checkpoint: Checkpoint, windows: Windows, plan: Sequence[int], prefill_plan: Sequence[int]
+) -> Tally:
+    """NLL of every window's second half at `plan`, its first half being a prompt at the other."""
+    scores = score(checkpoint, windows.ids, plan, prefill_plan=prefill_plan)
+    answers = [nats_T[num_prefilled(nats_T) :] for nats_T, _ in scores]
+    return Tally(
+        np.array([nats_T.sum() for nats_T in answers]),
+        np.array(list(map(len, answers))),
+        windows.documents_W,
+    )
+
+
+def num_prefilled(row: Sequence[int] | np.ndarray) -> int:
+    """Tokens of a row's prompt, less its last, which makes the first of the answer."""
+    return len(row) // 2
+
+
 @torch.inference_mode()
 def score(
     checkpoint: Checkpoint,
@@ -153,16 +171,23 @@ def score(
     plan: Sequence[int],
     on_tokens: Callable[[int], object] = lambda _num: None,
     batch_tokens: int = BATCH_TOKENS,
+    prefill_plan: Sequence[int] | None = None,
 ) -> list[Scores]:
     """Scores of every row of token ids, in batches; `on_tokens` is told what a batch predicted.
 
-    Batches are padded on the right, where no token of a causal model looks.
+    Batches are padded on the right, where no token of a causal model looks. With a `prefill_plan`
+    the first half of each row, its last token excepted, runs at that.
     """
     scores: dict[int, Scores] = {}
     with checkpoint.dial.at(plan):
         for batch in _batches(rows, batch_tokens):
             ids_BS = pad_sequence([torch.tensor(rows[row]) for row in batch], batch_first=True)
             ids_BS = ids_BS.to(checkpoint.model.device)
+            if prefill_plan is not None:
+                first_B = torch.tensor([num_prefilled(rows[row][1:]) for row in batch])
+                is_answer_BS = torch.arange(ids_BS.shape[1]) >= first_B[:, None]
+                choice_T = is_answer_BS.long().flatten().to(ids_BS.device)
+                checkpoint.dial.set_by_token([prefill_plan, plan], choice_T)
             logits_BSV = checkpoint.model(ids_BS).logits
             for row, ids_S, logits_SV in zip(batch, ids_BS, logits_BSV, strict=True):
                 num_predicted = len(rows[row]) - 1
@@ -184,6 +209,9 @@ def _batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[
         left = left[size:]
 
 
-def retention(at_plan: Quality, at_full: Quality) -> Estimate:
-    """Perplexity at full k' over that at the plan, with its paired interval; 1.0 = as good."""
-    return Estimate(*map(math.exp, difference(at_full.nll, at_plan.nll)))
+def retention(at_plan: Tally, at_full: Tally) -> Estimate:
+    """Perplexity at full k' over that at the plan, with its paired interval; 1.0 = as good.
+
+    Of NLLs.
+    """
+    return Estimate(*map(math.exp, difference(at_full, at_plan)))

@@ -15,7 +15,7 @@ import torch
 from controller.signals import Step, Work
 from runtime.bootstrap import Tally
 from runtime.checkpoint import Checkpoint
-from runtime.evaluate import Quality, Windows, evaluate
+from runtime.evaluate import Quality, Windows, evaluate, evaluate_answers
 from runtime.generation import agreement, hits_by_window
 from runtime.ledger import Ledger
 from runtime.step_fit import TimedStep
@@ -62,6 +62,22 @@ class Measurements:
 
         nats, hits = self.ledger.recall(f"quality {name} {_name(plan)}", run)
         return Quality.of(windows, np.array(nats), np.array(hits))
+
+    def answers(self, name: str, prefill_plan: Plan) -> Tally | None:
+        """NLL at full k' of what follows prompts that ran at the plan; None where tokens of a step
+        cannot differ in k'.
+        """
+        windows, dial = self.windows[name], self.checkpoint.dial
+        if dial.not_by_token:
+            return None
+
+        def run() -> list[list[float]]:
+            torch.set_num_threads(psutil.cpu_count() or 1)
+            found = evaluate_answers(self.checkpoint, windows, dial.trained_plan, prefill_plan)
+            return [found.sums_P.tolist(), found.counts_P.tolist()]
+
+        nats, counts = self.ledger.recall(f"after {name} {_name(prefill_plan)}", run)
+        return Tally(np.array(nats), np.array(counts), windows.documents_W)
 
     def agreement(self, name: str, plan: Plan) -> Tally:
         """Tokens of the plan's own answers that full k' would have given."""

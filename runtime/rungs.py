@@ -79,7 +79,7 @@ def _rung(
         measured.quality(MEASURING, each) for each in (plan, chosen.uniform(chosen.full_k))
     )
     agreement = measured.agreement(MEASURING, plan)
-    kept, low, high = retention(quality, full)
+    kept, low, high = retention(quality.nll, full.nll)
     return Rung(
         plan=plan,
         mean_k=sum(plan) / len(plan),
@@ -91,7 +91,14 @@ def _rung(
         agreement=interval(agreement.estimate()),
         contradicted_by=_contradictions(measured, plan, chosen, others),
         over_uniform=over_uniform and interval(over_uniform),
+        prefill=_prefill(measured, plan, chosen.uniform(chosen.full_k)),
     )
+
+
+def _prefill(measured: Measurements, plan: Plan, full: Plan) -> Interval | None:
+    """What answers at full k' keep after prompts at the plan."""
+    lower, same = (measured.answers(MEASURING, each) for each in (plan, full))
+    return interval(retention(lower, same)) if lower and same else None
 
 
 def accuracy_retention(at_plan: Quality, at_full: Quality) -> Estimate:

@@ -7,6 +7,7 @@ Takes an operator's SLO policy and a profile; gives what each arm runs under. `b
 from collections.abc import Mapping
 
 from controller.config import PolicyChoice, PolicyName, SloPolicy
+from controller.levels import ladder_of
 from controller.profiles import Profile
 
 STATIC_FULL, BEST_STATIC, ORACLE = "static-full", "best-static", "oracle"
@@ -27,8 +28,7 @@ def static_arms(slo_policy: SloPolicy, profile: Profile) -> dict[str, SloPolicy]
 
     Raises ValueError where the profile has none.
     """
-    experts = slo_policy.experts
-    mean_ks = [rung.mean_k for rung in profile.within(experts.floor, experts.ceiling)]
+    mean_ks = [each.mean_k for each in ladder_of(slo_policy, profile)]
     return {f"static-{k:g}": _under(slo_policy, PolicyChoice(name="fixed", k=k)) for k in mean_ks}
 
 

@@ -29,14 +29,17 @@ class Batch:
         return Work(self.prefill_tokens, self.decode_tokens, self.prefill_keys, self.decode_keys)
 
     @property
-    def tokens_by_class(self) -> Counter[str]:
-        tokens: Counter[str] = Counter()
+    def tokens_by_class(self) -> tuple[Counter[str], Counter[str]]:
+        """Of prompts, and of answers: the last token of a prompt makes the first of its answer."""
+        prompts, answers = Counter[str](), Counter[str]()
         for cohort, paused in self.cohorts:
-            tokens.update(cohort.classes)
-            tokens.subtract(job.slo_class for job in paused)
+            answers.update(cohort.classes)
+            answers.subtract(job.slo_class for job in paused)
         for job, chunk in self.chunks:
-            tokens[job.slo_class] += chunk
-        return +tokens
+            ends = chunk == job.to_prefill
+            prompts[job.slo_class] += chunk - ends
+            answers[job.slo_class] += ends
+        return +prompts, +answers
 
 
 class Steady(NamedTuple):

@@ -39,8 +39,8 @@ from scipy.optimize import linprog  # type: ignore[import-untyped]
 from scipy.sparse import csr_array, eye_array, hstack, vstack  # type: ignore[import-untyped]
 
 from controller.config import DEFAULT_CLASS, SloClass
-from controller.profiles import Profile, Rung
-from controller.signals import Work
+from controller.profiles import Profile, Served
+from controller.signals import KByLayer, Work
 from controller.step_time import StepTime
 from simulations.rates import FloatArray
 from simulations.traces import Request
@@ -76,7 +76,7 @@ def bound(
     requests: Sequence[Request],
     slo_classes: Mapping[str, SloClass],
     profile: Profile,
-    rungs: Sequence[Rung],
+    rungs: Sequence[Served],
     replicas: float,
     cache_tokens: int,
     slowest: float = 1.0,
@@ -107,7 +107,7 @@ def bound(
 
 def least_s(
     model: StepTime,
-    plan: Sequence[float],
+    plan: KByLayer,
     prompt_tokens: FloatArray,
     output_tokens: FloatArray,
     chunk_tokens: int,
@@ -116,18 +116,19 @@ def least_s(
 
     The prompt's last step makes the first token of the answer.
     """
-    token_s = model.step_s(plan, Work(chunk_tokens, 0, 0, 0)) / chunk_tokens
+    prompt_token_s = model.step_s(plan, Work(chunk_tokens, 0, 0, 0)) / chunk_tokens
+    answer_token_s = model.step_s(plan, Work(0, chunk_tokens, 0, 0)) / chunk_tokens
     decoded = output_tokens - 1
     prompt_keys = prompt_tokens * (prompt_tokens + 1) / 2
     answer_keys = decoded * (prompt_tokens + output_tokens / 2)
     return (
-        token_s * prompt_tokens + model.prefill_key_s * prompt_keys,
-        token_s * decoded + model.decode_key_s * answer_keys,
+        prompt_token_s * prompt_tokens + model.prefill_key_s * prompt_keys,
+        answer_token_s * decoded + model.decode_key_s * answer_keys,
     )
 
 
 def slowest_step_s(
-    requests: Sequence[Request], profile: Profile, rungs: Sequence[Rung], cache_tokens: int
+    requests: Sequence[Request], profile: Profile, rungs: Sequence[Served], cache_tokens: int
 ) -> float:
     """A full step that reads as much as it can: each token of a prompt as long as the longest, or
     the whole cache by those that decode.
@@ -135,7 +136,7 @@ def slowest_step_s(
     tokens, model = profile.max_batch_tokens, profile.step_time
     longest = max(each.input_tokens for each in requests)
     works = Work(tokens, 0, tokens * longest, 0), Work(0, tokens, 0, cache_tokens)
-    return max(model.step_s(rung.plan, work) for rung in rungs for work in works)
+    return max(model.step_s(rung.layers, work) for rung in rungs for work in works)
 
 
 def hull(cost_C: FloatArray, quality_C: FloatArray) -> list[int]:
@@ -160,7 +161,7 @@ def _groups(
     requests: Sequence[Request],
     slo_classes: Mapping[str, SloClass],
     profile: Profile,
-    rungs: Sequence[Rung],
+    rungs: Sequence[Served],
     window_s: float,
     pace_s: float,
 ) -> Groups:
@@ -175,7 +176,7 @@ def _groups(
     tpots_s = [min(slo.tpot_s, pace_s) if slo.priority == highest else slo.tpot_s for slo in slos]
     tpot_N = np.array(tpots_s)[class_N]
     model, chunk = profile.step_time, profile.max_batch_tokens
-    cost_C2N = np.array([least_s(model, each.plan, prompt_N, output_N, chunk) for each in rungs])
+    cost_C2N = np.array([least_s(model, each.layers, prompt_N, output_N, chunk) for each in rungs])
     come_N = (at_N // window_s).astype(np.int64)
     last_2N = at_N + np.array([ttft_N, ttft_N + tpot_N * (output_N - 1)])
     whole_N = cost_C2N[-1].sum(axis=0)

@@ -13,21 +13,34 @@ FloatArray = NDArray[np.float64]
 
 
 def rung_rates(
-    profile: Profile, prompt_tokens: float, output_tokens: float, replicas: int
+    profile: Profile,
+    prompt_tokens: float,
+    output_tokens: float,
+    replicas: int,
+    prefill_ceiling: float | None = None,
 ) -> FloatArray:
     """Requests/s of busy replicas, (C,): `replicas / StepTime.request_s` of every rung's plan."""
     request_s = [
         profile.step_time.request_s(
-            rung.plan, prompt_tokens, output_tokens, profile.max_batch_tokens
+            profile.served(rung, prefill_ceiling).layers,
+            prompt_tokens,
+            output_tokens,
+            profile.max_batch_tokens,
         )
         for rung in profile.rungs
     ]
     return replicas / np.array(request_s)
 
 
-def full_rate(profile: Profile, prompt_tokens: float, output_tokens: float, replicas: int) -> float:
+def full_rate(
+    profile: Profile,
+    prompt_tokens: float,
+    output_tokens: float,
+    replicas: int,
+    prefill_ceiling: float | None = None,
+) -> float:
     """The same at full k'."""
-    rates_C = rung_rates(profile, prompt_tokens, output_tokens, replicas)
+    rates_C = rung_rates(profile, prompt_tokens, output_tokens, replicas, prefill_ceiling)
     return float(rates_C[profile.rungs.index(profile.full)])
 
 

@@ -142,10 +142,13 @@ class Replica:
 
     def _experts(self, batch: Batch) -> Experts:
         plan, cost = self.plan, self._cost
-        if not plan.class_k:
+        if not plan.class_k and (plan.prefill_k is None or not batch.chunks):
             return cost.uniform(plan.k, batch.tokens)
         tokens_by_k: Counter[K] = Counter()
-        for slo_class, tokens in batch.tokens_by_class.items():
+        prompts, answers = batch.tokens_by_class
+        for slo_class, tokens in prompts.items():
+            tokens_by_k[plan.prefill_k_of(slo_class)] += tokens
+        for slo_class, tokens in answers.items():
             tokens_by_k[plan.k_of(slo_class)] += tokens
         return cost.mixed(tokens_by_k)
 

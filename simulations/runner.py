@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from controller.config import SloPolicy
+from controller.levels import ladder_of
 from simulations.arms import BEST_STATIC, ORACLE, STATIC_FULL, simulated_arms, static_arms
 from simulations.bound import bound
 from simulations.degradation import Made, Met, made_by
@@ -187,7 +188,7 @@ def _result(scenario: Scenario, task: Task) -> Result:
 
 def _oracle(scenario: Scenario, seed: int) -> dict[str, Any]:
     """What a bound can say of the fields of an arm; the others are None."""
-    experts, settings = scenario.slo_policy.experts, scenario.settings
+    settings = scenario.settings
     requests, profile = scenario.schedules[seed], scenario.profile
     actual = profile.model_copy(update={"step_time": profile.step_time.corrected(settings.actual)})
     faults = [each for each in settings.faults if isinstance(each, Slowdown)]
@@ -197,7 +198,7 @@ def _oracle(scenario: Scenario, seed: int) -> dict[str, Any]:
         requests,
         scenario.slo_policy.slo_classes,
         actual,
-        profile.within(experts.floor, experts.ceiling),
+        ladder_of(scenario.slo_policy, profile),
         settings.bounds[1] / fastest,
         settings.cache_tokens,
         crowded * prod(max(1.0, each.factor) for each in faults),

@@ -1,6 +1,6 @@
 """What all arms of a study had in common, as facts by name."""
 
-from controller.config import SloPolicy
+from controller.config import Experts, SloPolicy
 from controller.profiles import Profile
 from controller.signals import Correction
 from simulations.arms import ADMISSION_ONLY
@@ -22,7 +22,7 @@ def conditions(study: Study) -> dict[str, str]:
         "Profile": f"checkpoint {profile.checkpoint_sha256[:12]}, {profile.engine}; "
         f"{profile.machine}; {profile.calibrated}",
         "Objectives": _objectives(slo_policy),
-        "Bounds of k'": f"{slo_policy.experts.floor} to {slo_policy.experts.ceiling}",
+        "Bounds of k'": _bounds(slo_policy.experts),
         "Admission": _admission(slo_policy, ADMISSION_ONLY in study.runs),
         "Cadence": f"decided every {slo_policy.cadence.tick_s:g} s on heartbeats of every "
         f"{slo_policy.cadence.heartbeat_s:g} s; stale after {slo_policy.cadence.stale_s:g} s, "
@@ -36,6 +36,12 @@ def conditions(study: Study) -> dict[str, str]:
         "Step times": _step_times(profile, settings),
         "Faults": "; ".join(map(_fault, settings.faults)) or "none",
     }
+
+
+def _bounds(experts: Experts) -> str:
+    most = experts.prefill_ceiling
+    prompts = "" if most is None else f"; prompts at {most} at most"
+    return f"{experts.floor} to {experts.ceiling}{prompts}"
 
 
 def _objectives(slo_policy: SloPolicy) -> str:

@@ -111,9 +111,10 @@ def _draw_load(
     shown = [(at_s / time.unit_s, replicas) for at_s, replicas in outcome.replicas]
     shown = [each for each in shown if each[0] <= time.edges[-1]]
     since, replicas = np.array([*shown, (time.edges[-1], shown[-1][1])]).T
-    floor_rps = rung_rates(profile, *lengths, 1)[floor]
+    floor_rps = rung_rates(profile, *lengths, 1, experts.prefill_ceiling)[floor]
+    full_rps = full_rate(profile, *lengths, 1, experts.prefill_ceiling)
     for name, rate_rps, colour in (
-        ("full k'", full_rate(profile, *lengths, 1), FULL),
+        ("full k'", full_rps, FULL),
         (f"k' {profile.rungs[floor].mean_k:g}", floor_rps, BOUND),
     ):
         axes.step(

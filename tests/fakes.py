@@ -79,6 +79,14 @@ def profile() -> Profile:
     return Profile.model_validate_json(json.dumps(profile_data()))
 
 
+def phased_profile() -> Profile:
+    """That knows what lower prompts cost: answers at full k' keep 0.99 after prompts at k' 1."""
+    data = profile_data()
+    for rung, kept in zip(data["rungs"], (0.99, 0.995, 1.0, 1.0), strict=True):
+        rung["prefill"] = {"mean": kept, "low": kept - 0.01, "high": kept + 0.01}
+    return Profile.model_validate_json(json.dumps(data))
+
+
 def load(**changes: Any) -> Load:  # noqa: ANN401  (any field of a Load)
     """One idle replica, whose requests have had 100 prompt and 100 output tokens."""
     quiet = Load(
@@ -114,7 +122,7 @@ def plan_at(profile: Profile, mean_k: float, epoch: int) -> Plan:
 
 def allocator(profile: Profile) -> Allocator:
     """Of all rungs, for one class."""
-    return Allocator([Level({DEFAULT_CLASS: rung}) for rung in profile.rungs])
+    return Allocator([Level({DEFAULT_CLASS: each}) for each in profile.ladder(1, 100, None)])
 
 
 def slo_policy(**changes: object) -> SloPolicy:

@@ -31,6 +31,7 @@ def status(**changes: Any) -> dict[str, Any]:  # noqa: ANN401  (any part of a st
             "quality": 0.97,
             "class_k": {"batch": [1, 1, 1, 1]},
             "expert_cap": None,
+            "prefill_k": None,
         },
         "load": {
             "stale_replicas": 1,
@@ -299,3 +300,11 @@ def test_each_class_is_shown_beside_its_own_objectives_the_highest_first() -> No
 
 def test_how_old_the_evidence_is_is_shown_by_kind() -> None:
     assert dict(rows(status()))["evidence is of"] == "queue 0.1 s, ttft 3.2 s"
+
+
+def test_prompts_that_run_lower_have_a_row(serving: Callable[[Answers], Server]) -> None:
+    said = status()
+    said["plan"]["prefill_k"] = [1, 1, 2, 2]
+    server = serving({"GET /kprime/status": (200, said)})
+    found = facts(run("status", "--url", server.url))
+    assert found["prompts"] == "at most k' 1.5 by layer: 1 1 2 2"

@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from controller.allocator import Allocator
+from controller.config import DEFAULT_CLASS
+from controller.levels import Level
 from controller.profiles import Profile
 from controller.signals import Budget, Plan
-from tests.fakes import allocator, profile, profile_data
+from tests.fakes import allocator, phased_profile, profile, profile_data
 
 PREVIOUS = Plan(epoch=7, k=(4, 4, 4, 4), quality=0.9)
 
@@ -41,3 +44,11 @@ def test_an_unchanged_rung_keeps_the_very_same_plan(mean_k: float) -> None:
 
 def test_a_plan_knows_its_mean_k() -> None:
     assert Plan(epoch=1, k=(1, 2, 2, 8), quality=0.8).mean_k == 3.25
+
+
+def test_another_ceiling_of_prompts_makes_a_new_plan() -> None:
+    ladder = phased_profile().ladder(1, 8, 2)
+    by_phase = Allocator([Level({DEFAULT_CLASS: each}) for each in ladder])
+    plan = by_phase.allocate(Budget(4.0, "because"), {}, PREVIOUS)
+    assert (plan.epoch, plan.k, plan.prefill_k) == (8, PREVIOUS.k, (2, 2, 2, 2))
+    assert by_phase.allocate(Budget(4.0, "because"), {}, plan) is plan

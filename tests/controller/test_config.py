@@ -136,6 +136,14 @@ def test_a_ceiling_below_the_floor_is_refused() -> None:
     assert problems(data) == {"experts.ceiling": "should be at least floor (4), given 2"}
 
 
+def test_prompts_may_run_below_the_floor_and_not_above_the_ceiling() -> None:
+    low = changed("experts", {"floor": 2, "ceiling": 8, "prefill_ceiling": 1})
+    assert parse_policy(low).experts.prefill_ceiling == 1
+    above = problems(changed("experts.prefill_ceiling", 9))
+    assert above == {"experts.prefill_ceiling": "should be at most ceiling (8), given 9"}
+    assert "experts.prefill_ceiling" in problems(changed("experts.prefill_ceiling", 0))
+
+
 def test_a_fixed_policy_needs_a_k_within_bounds() -> None:
     accepted = "should be the k' to hold, within floor..ceiling, given nothing"
     assert problems(changed("policy.name", "fixed")) == {"policy.k": accepted}
@@ -152,8 +160,8 @@ def test_a_heartbeat_is_compared_with_the_default_lease_and_staleness() -> None:
 
 def test_an_unknown_key_is_named_with_the_closest_one() -> None:
     assert problems(changed("experts.celing", 8)) == {
-        "experts.celing": "is not a known key, accepted: floor, ceiling, safe; "
-        "did you mean ceiling?"
+        "experts.celing": "is not a known key, accepted: floor, ceiling, safe, "
+        "prefill_ceiling; did you mean ceiling?"
     }
     assert problems(changed("zzz", 8)) == {
         "zzz": "is not a known key, accepted: version, slo, experts, policy, classes, api_keys, "

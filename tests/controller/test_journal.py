@@ -64,6 +64,7 @@ def test_a_tick_is_one_line_that_reads_back(tmp_path: Path) -> None:
         "class_k": {"batch": [1, 1, 2, 2]},
         "class_quality": {"batch": 0.7},
         "expert_cap": None,
+        "prefill_k": None,
     }
 
 
@@ -121,7 +122,7 @@ def test_what_was_adopted_and_decided_reads_back_equal(tmp_path: Path) -> None:
 def test_every_further_file_begins_with_what_is_in_force_and_the_plan_that_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.journal.MAX_BYTES", 2600)  # a header and two ticks
+    monkeypatch.setattr("controller.journal.MAX_BYTES", 2700)  # a header and two ticks
     now = replace(TICK, plan=replace(PLAN, epoch=9))
     path = written(tmp_path / "journal.jsonl", ADOPTED, TICK, now, now)
     files = files_of(path)

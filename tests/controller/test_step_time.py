@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pytest import approx
 
-from controller.signals import Correction, Step, Work
+from controller.signals import Correction, Phased, Step, Work
 from controller.step_time import Layer, Parts, StepTime
 from tests.fakes import profile
 
@@ -242,3 +242,13 @@ def test_the_layers_add_up_to_the_part_of_the_experts(
 def test_what_is_no_model_is_refused(key: str, value: object) -> None:
     with pytest.raises(ValidationError, match=key):
         StepTime(**(dict(MODEL) | {key: value}))
+
+
+def test_a_step_of_lower_prompts_takes_what_its_tokens_take_in_the_mean() -> None:
+    phased = Phased((1.0, 2.0), (4.0, 6.0))
+    work = Work(30, 10, 300, 200)
+    assert phased.over(work) == approx((1.75, 3.0))
+    assert MODEL.step_s(phased, work) == approx(MODEL.step_s((1.75, 3.0), work))
+    assert MODEL.step_s(phased, Work(30, 0, 300, 0)) == MODEL.step_s((1, 2), Work(30, 0, 300, 0))
+    assert MODEL.step_s(phased, Work(0, 10, 0, 9)) == MODEL.step_s((4, 6), Work(0, 10, 0, 9))
+    assert MODEL.step_s(phased, Work(0, 0, 0, 0)) == MODEL.base_s

@@ -14,7 +14,7 @@ from controller.profiles import Profile
 from controller.signals import ClassLoad, Correction, Load
 from policies.goals import Goals
 from policies.predictive import Predictive
-from tests.fakes import Running, load, profile, profile_data, slo_policy
+from tests.fakes import Running, load, phased_profile, profile, profile_data, slo_policy
 
 GOALS = Goals(ttft_s=1.0, tpot_s=0.1, floor=1, ceiling=8)
 SMALL_LAYER = {"num_experts": 16, "size": 1 / 16, "spread": 1.0}
@@ -342,3 +342,13 @@ def test_the_margin_is_taken_off_the_objectives() -> None:
     chosen = slo_policy(slo={"ttft_s": 1.0, "tpot_s": 0.1, "margin": 0.5})
     budget = Predictive(profile(), Goals.of(chosen)).decide(load())
     assert "/0.500 s" in budget.reason and "/0.050 s" in budget.reason
+
+
+def test_lower_prompts_leave_experts_for_answers() -> None:
+    """A request of 100 and 10 tokens takes 99 ms at k' 8, 55 at 4, and 29 with answers alone at 8:
+    of 20 a second the first asks for too much, the last for 0.58 of a replica's time.
+    """
+    busy = load(arrival_rps=20.0, arrival_rps_sustained=20.0, output_tokens=10.0)
+    assert Predictive(phased_profile(), GOALS).decide(busy).mean_k == 4
+    lower = replace(GOALS, prefill_ceiling=1)
+    assert Predictive(phased_profile(), lower).decide(busy).mean_k == 8

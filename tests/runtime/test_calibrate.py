@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Qwen3MoeForCausalLM
 
-from controller.profiles import Profile, load_profile, write_profile
+from controller.profiles import Interval, Profile, load_profile, write_profile
 from runtime.calibrate import TooNoisyError, calibrate, single_layers
 from runtime.checkpoint import load_checkpoint
 from runtime.evaluate import TextError, Windows, cut_windows, read_documents
@@ -71,6 +71,13 @@ def test_the_ladder_goes_from_the_cheapest_plan_past_full_k(made: Profile) -> No
     assert made.rungs[0].agreement.mean < made.full.agreement.mean
     costs = [made.step_time.request_s(rung.plan, 512, 64, 48) for rung in made.rungs]
     assert costs == sorted(costs)
+
+
+def test_every_rung_says_what_answers_keep_after_prompts_at_it(made: Profile) -> None:
+    kept = {rung.plan: rung.prefill for rung in made.rungs}
+    assert all(kept.values())
+    assert kept[4, 4] == Interval(mean=1.0, low=1.0, high=1.0)
+    assert kept[1, 1] != kept[4, 4]
 
 
 def test_every_way_of_measuring_sensitivity_is_in_the_profile(made: Profile) -> None:

@@ -62,6 +62,10 @@ def test_a_policy_within_the_profile_is_served(checkpoint: Checkpoint) -> None:
     [
         ({"experts": {"floor": 1, "ceiling": 16}}, r"1\.\.16 is outside what the profile gives"),
         ({"experts": {"floor": 5, "ceiling": 7}}, "no rung between floor 5 and ceiling 7"),
+        (
+            {"experts": {"floor": 1, "ceiling": 8, "prefill_ceiling": 2}},
+            "experts: prefill_ceiling 2: the profile does not say what lower prompts cost",
+        ),
     ],
 )
 def test_a_policy_that_the_profile_cannot_serve_is_refused(

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from controller.signals import Plan
+from runtime.elastic import ExpertDial
 from runtime.sampling import Sampling
 from tests.runtime.tiny import TRAINED_K, VOCAB, Bench, plan, tiny_model
 
@@ -276,3 +277,53 @@ def test_what_delays_the_next_step_counts_as_its_time(monkeypatch: pytest.Monkey
         bench.wait_for_end("a")
     # The clock is asked where a step begins after a wait, and where one ends.
     assert [step.duration_s for step in bench.steps] == [1.0] * 5
+
+
+def phased(dial: ExpertDial, ids: list[int], tokens: int, prefill_k: int, k: int) -> list[int]:
+    """Greedy tokens of a model whose prompt, its last token excepted, runs at a k' of its own."""
+    answer = list[int]()
+    with torch.inference_mode():
+        for _ in range(tokens):
+            row = torch.tensor([ids + answer])
+            choice_T = (torch.arange(row.shape[1]) >= len(ids) - 1).long()
+            dial.set_by_token([(prefill_k, prefill_k), (k, k)], choice_T)
+            answer.append(int(dial.model(row).logits[0, -1].argmax()))
+    return answer
+
+
+def test_prompts_run_at_their_own_k_and_what_makes_tokens_at_that_of_answers() -> None:
+    prompts = {f"{n}": prompt(7 * n + 1, 12 + 9 * n) for n in range(3)}
+    with Bench(max_batch_tokens=24) as bench:
+        bench.engine.apply(Plan(2, (4, 4), 1.0, prefill_k=(1, 1)))
+        for name, ids in prompts.items():
+            bench.submit(name, ids, 20)
+        bench.wait_for_end(*prompts)
+        assert any(step.work.decode_tokens and step.work.prefill_tokens for step in bench.steps)
+        slots = {
+            step.expert_slots
+            for step in bench.steps
+            if (step.work.prefill_tokens, step.work.decode_tokens) == (24, 0)
+        }
+    # A whole chunk of one prompt, or one in which another's last token makes its answer's first.
+    assert slots and slots <= {(24, 24), (24 + 3, 24 + 3)}
+    # Once the engine has stopped, the model may be called by itself.
+    expected = {name: phased(bench.dial, ids, 20, 1, 4) for name, ids in prompts.items()}
+    assert {name: bench.tokens(name) for name in prompts} == expected
+    assert expected["2"] != phased(bench.dial, prompts["2"], 20, 4, 4)
+
+
+def test_a_ceiling_of_prompts_does_not_lift_a_class_below_it() -> None:
+    ids = prompt(3, 30)
+    with Bench() as bench:
+        plan = Plan(2, (4, 4), 1.0, class_k={"batch": (1, 2)}, prefill_k=(2, 2))
+        bench.engine.apply(plan)
+        bench.submit("low", ids, 20, "batch")
+        bench.wait_for_end("low")
+        assert bench.tokens("low") == in_class("batch", ids)
+
+
+def test_prompts_that_the_model_cannot_run_are_refused_and_change_nothing() -> None:
+    with Bench() as bench:
+        with pytest.raises(ValueError, match=r"k'=9 is not in 1\.\.8"):
+            bench.engine.apply(Plan(2, (2, 2), 1.0, prefill_k=(2, 9)))
+        assert bench.engine.plan == plan(1, TRAINED_K)

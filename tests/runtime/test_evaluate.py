@@ -4,22 +4,25 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.bootstrap import Tally
+from runtime.checkpoint import Checkpoint
 from runtime.elastic import ExpertDial
 from runtime.evaluate import (
     Document,
-    Quality,
     TextError,
     Windows,
     cut_windows,
     evaluate,
+    evaluate_answers,
     read_documents,
     retention,
     score,
 )
+from runtime.experts import Backend
 from tests.runtime.formula import FormulaModel, checkpoint, counting
 from tests.runtime.tiny import tiny_model
 
@@ -38,13 +41,9 @@ def windows(*rows: list[int]) -> Windows:
     return Windows(rows, np.arange(len(rows)), num_bytes=sum(len(row) - 1 for row in rows))
 
 
-def quality(*nll: float) -> Quality:
-    """Ten tokens a window, none of them hit, each window a document."""
-    tokens_W, documents_W = np.full(len(nll), 10), np.arange(len(nll))
-    return Quality(
-        Tally(10 * np.array(nll), tokens_W, documents_W),
-        Tally(np.zeros(len(nll)), tokens_W, documents_W),
-    )
+def nll(*means: float) -> Tally:
+    """Ten tokens a window, each window a document."""
+    return Tally(10 * np.array(means), np.full(len(means), 10), np.arange(len(means)))
 
 
 def test_windows_follow_each_other_and_leave_out_the_rest() -> None:
@@ -218,17 +217,59 @@ def test_a_real_model_is_better_at_some_plans_than_at_others_and_stays_as_it_was
 
 
 def test_a_plan_as_good_as_full_retains_everything() -> None:
-    assert retention(quality(2.0, 5.0), quality(2.0, 5.0)) == (1.0, 1.0, 1.0)
+    assert retention(nll(2.0, 5.0), nll(2.0, 5.0)) == (1.0, 1.0, 1.0)
 
 
 def test_a_bit_more_in_every_window_halves_the_quality() -> None:
     """Paired: the windows differ widely from each other, the plans by the same everywhere."""
-    full = quality(1.0, 5.0, 9.0)
-    plan = quality(*(nll + math.log(2) for nll in (1.0, 5.0, 9.0)))
+    full = nll(1.0, 5.0, 9.0)
+    plan = nll(*(each + math.log(2) for each in (1.0, 5.0, 9.0)))
     assert retention(plan, full) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_a_plan_better_than_full_retains_more_than_all() -> None:
-    kept, low, high = retention(quality(1.0, 1.0, 1.0), quality(1.1, 1.2, 1.3))
+    kept, low, high = retention(nll(1.0, 1.0, 1.0), nll(1.1, 1.2, 1.3))
     assert kept == pytest.approx(math.exp(0.2))
     assert math.exp(0.1) - 1e-9 <= low < kept < high <= math.exp(0.3) + 1e-9
+
+
+def tiny_checkpoint() -> Checkpoint:
+    model = tiny_model()
+    dial = ExpertDial(model)
+    dial.install(Backend.GROUPED_MM, torch.arange(16).reshape(2, 8))
+    return checkpoint(model, dial=dial)
+
+
+ROWS = windows(list(range(3, 25)), list(range(40, 51)), [7, 7, 9])
+
+
+def test_after_prompts_at_the_plan_of_answers_they_are_as_in_the_whole_window() -> None:
+    real = tiny_checkpoint()
+    after = evaluate_answers(real, ROWS, [3, 3], [3, 3])
+    whole = score(real, ROWS.ids, [3, 3])
+    assert after.counts_P.tolist() == [11, 5, 1]
+    expected = [nats_T[len(nats_T) // 2 :].sum() for nats_T, _ in whole]
+    assert after.sums_P == pytest.approx(expected, rel=1e-5)
+
+
+def test_lower_prompts_change_the_answers_and_leave_the_dial_as_it_was() -> None:
+    real = tiny_checkpoint()
+    lower = evaluate_answers(real, ROWS, [4, 4], [1, 1])
+    assert not np.allclose(lower.sums_P, evaluate_answers(real, ROWS, [4, 4], [4, 4]).sums_P)
+    assert real.dial.plan == (4, 4)
+    assert all(elastic.budget_T is None for elastic in real.dial.elastic)
+
+
+def test_the_last_token_of_a_prompt_runs_with_the_answer() -> None:
+    """A prompt of one token has no other: nothing of the window runs lower."""
+    real = tiny_checkpoint()
+    pair = windows([7, 9])
+    alone = evaluate(real, pair, [4, 4]).nll
+    assert evaluate_answers(real, pair, [4, 4], [1, 1]).sums_P == pytest.approx(alone.sums_P)
+
+
+def test_rows_of_different_lengths_measure_after_prompts_as_each_alone() -> None:
+    real = tiny_checkpoint()
+    together = evaluate_answers(real, ROWS, [4, 4], [1, 2]).sums_P
+    alone = [evaluate_answers(real, windows(ids), [4, 4], [1, 2]).sums_P[0] for ids in ROWS.ids]
+    assert together == pytest.approx(alone, rel=1e-5)

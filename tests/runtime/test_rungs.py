@@ -1,5 +1,6 @@
 """Which plans become rungs."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,6 +32,10 @@ class Measured:
     def quality(self, _name: str, plan: tuple[int, int]) -> Quality:
         accuracy = self._over.get("accuracy", {}).get(plan, 0.5 - self._nll[plan] / 10)
         return Quality(tally(self._nll[plan], noise=0.0), tally(accuracy))
+
+    def answers(self, _name: str, prefill_plan: tuple[int, int]) -> Tally | None:
+        after = self._over.get("answers", {})
+        return tally(after.get(prefill_plan, 1.0)) if after else None
 
     def agreement(self, _name: str, plan: tuple[int, int]) -> Tally:
         return tally(self._over.get("agreement", {}).get(plan, 1 - self._nll[plan] / 10))
@@ -119,3 +124,15 @@ def test_accuracy_is_kept_by_what_is_still_foreseen() -> None:
     assert accuracy_retention(half, full) == pytest.approx((0.5, 0.5, 0.5))
     none = Quality(tally(1.0), tally(0.0))
     assert accuracy_retention(none, none).mean == 1.0
+
+
+def test_a_rung_says_what_answers_keep_after_prompts_at_it() -> None:
+    nll = {(1, 1): 3.0, (2, 2): 2.0, (4, 4): 1.0}
+    after = {(1, 1): 1.0 + math.log(2), (2, 2): 1.0, (4, 4): 1.0}
+    rungs = ladder(Measured(nll, answers=after), chosen([], [1, 2, 4]))
+    assert [rung.prefill.mean for rung in rungs if rung.prefill] == pytest.approx([0.5, 1.0, 1.0])
+
+
+def test_where_tokens_of_a_step_cannot_differ_no_rung_says_so() -> None:
+    rungs = ladder(Measured({(1, 1): 3.0, (4, 4): 1.0}), chosen([], [1, 4]))
+    assert [rung.prefill for rung in rungs] == [None, None]

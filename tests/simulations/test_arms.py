@@ -23,7 +23,7 @@ def test_every_rung_has_a_constant_named_by_its_mean_k() -> None:
 
 def test_a_constant_serves_its_own_rung_also_where_layers_differ() -> None:
     statics = static_arms(slo_policy(), UNEVEN)
-    plans = [served_levels(each, UNEVEN)[0].rungs["default"].plan for each in statics.values()]
+    plans = [served_levels(each, UNEVEN)[0].plan(1).k for each in statics.values()]
     assert plans == [rung.plan for rung in UNEVEN.rungs]
     assert [len(served_levels(each, UNEVEN)) for each in statics.values()] == [1] * 5
 

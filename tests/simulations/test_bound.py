@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.config import SloClass
+from controller.levels import ladder_of
 from controller.profiles import Profile
 from controller.signals import Work
 from simulations.arms import simulated_arms
@@ -19,7 +20,7 @@ from simulations.bound import Bound, bound, hull, least_s
 from simulations.results import summarise
 from simulations.settings import Settings
 from simulations.traces import Request
-from tests.fakes import profile, rung_data, slo_policy
+from tests.fakes import phased_profile, profile, rung_data, slo_policy
 from tests.simulations.cluster_fakes import every, poisson, profile_with, run
 
 PATIENT = SloClass(ttft_s=1.0, tpot_s=10.0)
@@ -34,7 +35,8 @@ def bound_of(
     **others: SloClass,
 ) -> Bound:
     served = of or profile()
-    return bound(requests, {"default": slo, **others}, served, served.rungs, replicas, CACHE)
+    ladder = served.ladder(1, 8, None)
+    return bound(requests, {"default": slo, **others}, served, ladder, replicas, CACHE)
 
 
 def test_what_full_k_has_time_for_is_served_at_full_k() -> None:
@@ -132,12 +134,14 @@ LOADS = {
 }
 
 
+@pytest.mark.parametrize("prefill_ceiling", [None, 1])
 @pytest.mark.parametrize("load", LOADS)
-def test_no_arm_is_above_the_bound(load: str) -> None:
-    requests, policy = LOADS[load], slo_policy()
-    most = bound(requests, policy.slo_classes, profile(), profile().rungs, 1, CACHE)
-    for name, arm in simulated_arms(policy, profile()).items():
-        figures = summarise(run(requests, arm).records, policy.slo_classes)
+def test_no_arm_is_above_the_bound(load: str, prefill_ceiling: int | None) -> None:
+    bounds = {"floor": 1, "ceiling": 8, "prefill_ceiling": prefill_ceiling}
+    requests, policy, of = LOADS[load], slo_policy(experts=bounds), phased_profile()
+    most = bound(requests, policy.slo_classes, of, ladder_of(policy, of), 1, CACHE)
+    for name, arm in simulated_arms(policy, of).items():
+        figures = summarise(run(requests, arm, of).records, policy.slo_classes)
         assert figures["effective_quality"] <= most.effective_quality + 1e-9, name
 
 
@@ -154,7 +158,7 @@ def test_no_constant_is_above_the_bound(unordered: list[Request], k: int) -> Non
     requests = sorted(unordered, key=lambda request: request.arrival_s)
     policy = slo_policy(policy={"name": "fixed", "k": k})
     figures = summarise(run(requests, policy).records, policy.slo_classes)
-    most = bound(requests, policy.slo_classes, profile(), profile().rungs, 1, CACHE)
+    most = bound(requests, policy.slo_classes, profile(), profile().ladder(1, 8, None), 1, CACHE)
     assert figures["effective_quality"] <= most.effective_quality + 1e-9
 
 

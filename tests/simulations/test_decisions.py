@@ -234,7 +234,7 @@ def test_only_the_first_few_differences_are_kept(tmp_path: Path) -> None:
 def test_the_memory_of_a_policy_goes_over_from_file_to_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.journal.MAX_BYTES", 100_000)
+    monkeypatch.setattr("controller.journal.MAX_BYTES", 110_000)
     path = tmp_path / "journal.jsonl"
     run(path, [slo_policy()], ticks=300)
     assert len(files_of(path)) > 1

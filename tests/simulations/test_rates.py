@@ -3,7 +3,7 @@
 import pytest
 
 from simulations.rates import anchored, full_rate, rung_rates
-from tests.fakes import profile
+from tests.fakes import phased_profile, profile
 
 # 100 and 10 tokens fill 1.1 steps of 100, which take 20, 30, 50 and 90 ms at k' 1, 2, 4 and 8.
 REQUEST_S = (0.022, 0.033, 0.055, 0.099)
@@ -19,6 +19,13 @@ def test_replicas_multiply() -> None:
 
 def test_the_full_rung_is_the_last_of_this_profile() -> None:
     assert full_rate(profile(), 100, 10, replicas=2) == pytest.approx(2 / REQUEST_S[3])
+
+
+def test_lower_prompts_leave_time_for_more() -> None:
+    full_s = 1.1 * (0.010 + 100 * 0.0001 * (100 * 2 + 10 * 8) / 110)
+    rates_C = rung_rates(phased_profile(), 100, 10, 1, prefill_ceiling=2)
+    assert rates_C == pytest.approx([1 / REQUEST_S[0], 1 / REQUEST_S[1], rates_C[2], 1 / full_s])
+    assert full_rate(phased_profile(), 100, 10, 1, prefill_ceiling=2) == rates_C[3]
 
 
 def test_anchored_rates_have_what_was_measured_at_both_ends() -> None:

@@ -15,7 +15,7 @@ from simulations.batching import Batching
 from simulations.faults import Slowdown
 from simulations.results import summarise
 from simulations.traces import Request
-from tests.fakes import slo_policy
+from tests.fakes import phased_profile, slo_policy
 from tests.simulations.cluster_fakes import (
     every,
     fixed,
@@ -33,6 +33,15 @@ def test_a_request_alone_takes_its_steps_and_nothing_else() -> None:
     assert record.e2e_s == pytest.approx(0.090 + 0.050 + 2 * 0.0108)
     assert (record.status, record.output_tokens, record.scheduled_s) == ("completed", 3, 0.5)
     assert (record.quality, record.mean_k) == (1.0, 8.0)
+
+
+def test_prompts_below_their_ceiling_take_less_and_cost_what_the_profile_says() -> None:
+    bounds = {"floor": 1, "ceiling": 8, "prefill_ceiling": 1}
+    (record,) = run([Request(0.5, 150, 3)], fixed(8, experts=bounds), phased_profile()).records
+    # All but the last token at k' 1, which makes the first of the answer.
+    assert record.ttft_s == pytest.approx(0.020 + 0.010 + 49 * 0.0001 + 0.0008)
+    assert record.tpot_s == pytest.approx(0.0108)
+    assert (record.quality, record.mean_k) == (pytest.approx(0.99), 8.0)
 
 
 def test_who_comes_during_a_step_waits_for_its_end() -> None:
