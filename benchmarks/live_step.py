@@ -5,7 +5,7 @@ sends Poisson arrivals whose rate doubles for a while, from below the capacity a
 the two; lengths are a trace's. Every arm of a round is sent the same schedule and prompts, and the
 arms take turns, round after round, so that a drift of the machine touches all alike; each round has
 a schedule of its own. Arms: static-full, static-K, best-static (the constant k' that the fluid
-model finds best), or the name of a policy.
+model finds best), or the name of a policy; with -prompts-K behind it, with that ceiling of prompts.
 
     python -m benchmarks.live_step [--repeats 3] [--peak-share 0.3] [--arms static-full,predictive]
 """
@@ -41,6 +41,7 @@ from simulations.results import write_records
 
 ARMS = "static-full,predictive,aimd,best-static"
 WATCH_S = 5.0
+PROMPTS = "-prompts-"
 
 
 def main(
@@ -130,16 +131,25 @@ def arms_in(text: str, experts: Experts) -> list[str]:
     """The names; a ValueError for the first that is none, or is given twice."""
     constants = [f"static-{k}" for k in range(experts.floor, experts.ceiling + 1)]
     movers = [name for name in get_args(PolicyName) if name != "fixed"]
-    accepted = ["static-full", "best-static", *constants, *movers]
+    controllers = ["static-full", "best-static", *constants, *movers]
+    lower = [f"{name}{PROMPTS}{k}" for name in controllers for k in range(1, experts.ceiling + 1)]
+    accepted = [*controllers, *lower]
     names = text.split(",")
     for name in names:
         if name not in accepted or names.count(name) > 1:
-            raise ValueError(f"{name!r}: expected, each once, some of {', '.join(accepted)}")
+            known = ", ".join(controllers)
+            raise ValueError(
+                f"{name!r}: expected, each once, some of {known}, or one of them{PROMPTS}K"
+            )
     return names
 
 
 def arm_of(name: str, slo_policy: SloPolicy, best_k: int) -> SloPolicy:
-    """The SLO policy with what that arm puts in the place of its policy."""
+    """The SLO policy with what that arm puts in the place of its policy, and of that of prompts."""
+    name, _, most = name.partition(PROMPTS)
+    if most:
+        lower = slo_policy.experts.model_copy(update={"prefill_ceiling": int(most)})
+        slo_policy = slo_policy.model_copy(update={"experts": lower})
     if name == "best-static":
         return fixed(slo_policy, best_k)
     if name == "static-full":

@@ -59,6 +59,7 @@ def facts(profile: Profile) -> dict[str, str]:
     )
     said["Leverage"] = leverage(profile)
     said["Second measures"] = second_measures(profile.rungs)
+    said["Lower prompts"] = lower_prompts(profile.rungs)
     uniform = [f"{rung.mean_k:g}" for rung in profile.rungs if len(set(rung.plan)) == 1]
     said["Uniform rungs"] = f"{', '.join(uniform)}: no plan by layer is significantly better there"
     said["Measures"] = (
@@ -93,6 +94,18 @@ def second_measures(rungs: Sequence[Rung]) -> str:
         if rung.contradicted_by
     ]
     return "; ".join(doubtful) or "no cheaper rung is significantly better than a dearer one"
+
+
+def lower_prompts(rungs: Sequence[Rung]) -> str:
+    """What `experts.prefill_ceiling` costs."""
+    kept = [
+        f"{each.prefill.mean:.4f} (from {each.prefill.low:.4f} up) at k' {each.mean_k:g}"
+        for each in rungs
+        if each.prefill
+    ]
+    if not kept:
+        return "not measured; prompts run at the k' of their answers"
+    return f"quality of answers at full k' after prompts at the lowest rungs: {', '.join(kept[:3])}"
 
 
 def ladder(profile: Profile) -> Rows:

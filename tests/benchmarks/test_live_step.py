@@ -53,6 +53,16 @@ def test_an_arm_changes_the_policy_and_nothing_else(name: str, policy: str, k: i
     assert arm.model_copy(update={"policy": slo_policy().policy}) == slo_policy()
 
 
+def test_an_arm_may_have_lower_prompts_and_differs_in_nothing_else() -> None:
+    assert arms_in("predictive-prompts-1,static-full-prompts-8", EXPERTS)
+    lower, plain = (arm_of(each, slo_policy(), 5) for each in ("aimd-prompts-2", "aimd"))
+    assert lower.experts.prefill_ceiling == 2
+    assert lower.model_copy(update={"experts": plain.experts}) == plain
+    for beyond in ("aimd-prompts-9", "aimd-prompts-", "aimd-prompts-1,aimd-prompts-1"):
+        with pytest.raises(ValueError, match="or one of them-prompts-K"):
+            arms_in(beyond, EXPERTS)
+
+
 def test_every_arm_begins_a_round_in_its_turn() -> None:
     rounds = [turned(["a", "b", "c"], number) for number in range(4)]
     assert rounds == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]

@@ -7,10 +7,10 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from commands.profile_tables import facts, ladder, leverage, second_measures
+from commands.profile_tables import facts, ladder, leverage, lower_prompts, second_measures
 from commands.profiles import profile as show
 from controller.profiles import HeadroomAt, Interval, MethodPlan, Rescaled, write_profile
-from tests.fakes import profile
+from tests.fakes import phased_profile, profile
 
 SHIPPED = Path("checkpoints/prose-52m/profile.json")
 
@@ -126,3 +126,13 @@ def test_nothing_is_shown_when_the_page_has_nowhere_to_go(tmp_path: Path) -> Non
     result = run(SHIPPED, "--html", tmp_path / "none" / "p.html")
     assert result.exit_code == 2
     assert "--html" in result.output
+
+
+def test_what_lower_prompts_cost_is_said_where_it_was_measured() -> None:
+    assert lower_prompts(profile().rungs) == (
+        "not measured; prompts run at the k' of their answers"
+    )
+    assert lower_prompts(phased_profile().rungs).startswith(
+        "quality of answers at full k' after prompts at the lowest rungs: "
+        "0.9900 (from 0.9800 up) at k' 1, "
+    )
