@@ -42,15 +42,13 @@ def step_s(
 def share_longer(
     model: StepTime,
     plan: KByLayer,
-    prompt_quantiles: Sequence[int],
+    prompt_quantiles: Sequence[float],
     chunk_tokens: int,
     within_s: float,
 ) -> float:
     """Of prompts with such quantiles, those that take longer by themselves: lengths between two
     quantiles are spread evenly.
     """
-    if not prompt_quantiles:
-        return 0.0
     longer, longer_s = 1.0, math.inf
     # From the longest: mostly even that one does not.
     for share, tokens in zip(PROMPT_SHARES[::-1], prompt_quantiles[::-1], strict=True):

@@ -10,7 +10,7 @@ from controller.estimator import SUSTAINED_S
 from controller.forecast import ONE_IN_TEN
 from controller.levels import Level, levels_of
 from controller.profiles import Profile
-from controller.signals import Budget, Correction, Load
+from controller.signals import PROMPT_SHARES, Budget, Correction, Load
 from controller.step_time import StepTime
 from policies.foresight import drain_s, request_s, share_longer, step_s
 from policies.goals import Goals, Part
@@ -20,6 +20,7 @@ LATE_WEIGHT = 25.0  # what is late counts for so much of the next lower priority
 FEWER = 1 / 3  # power: requests that are lost are fewer than their work, the longest go first
 ENOUGH_ON_TIME = 0.99  # less is called overload
 SAME_K = 1e-6
+SAID = 0.001  # share of prompts that are too long: less is not worth a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Outlook:
 
     part: Part
     late: float  # share of its requests that are expected to miss an objective
+    long: float  # share of its prompts that would with nobody before them
     ttft_s: float
     tpot_s: float
 
@@ -90,7 +92,7 @@ class Predictive:
         use    u = a / R * request(p, o)
         drain  D = B / (C - running / R) * step(C - running / R, running / R) at the best level,
                    times request(p, o) here over there
-        slack  S = TTFT objective - prompt(p)
+        slack  S = TTFT objective - prompt(p), at least 0
         short  x = E[(D + m D Z - S)+] + E[((u - 1) H - (S - D)+ + e Z)+]
         TPOT   = step(min(C - running / R, max(B, u C)), running / R)
         long   l = share of prompts that take longer than TTFT objective - TPOT, by themselves
@@ -111,10 +113,12 @@ class Predictive:
     of all, hold f (1 - ln f) of the work; up to nine tenths of it the cube root is within 0.05 of
     that law, and near those of three traces (docs/log.md). With the load a level's share on time
     falls the faster the less the level can do, so that none climbs however heavy the load. Where
-    the mean prompt takes longer than its objective, or TPOT is above its own, all are late.
+    TPOT is above its objective all are late.
 
     The longest prompts may be late with nobody before them: a step runs, and then they take what
-    they take. Their lengths are those of the last 256 prompts of the class, told by quantiles.
+    they take. Their lengths are those of the last 256 prompts of the class, told by quantiles, or,
+    where nobody has told any, the mean. An idle engine may have k' down for them: the reason says
+    so.
 
     So no queue length is a threshold: where quality is flat k' is given up before there is a queue,
     and at the knee of quality a few requests are left to admission rather than all degraded. How
@@ -142,18 +146,20 @@ class Predictive:
             return Budget(load.mean_k, "load unknown: hold")
         now = self._situation(load, load.arrival_rps)
         found: tuple[tuple[float, float], Prospect] | None = None
+        best: Prospect | None = None
         levels = self._open_to(now)
         for level, most in zip(levels, _most_from_here(map(now.quality, levels)), strict=True):
             if found and found[0][0] >= most:
                 break  # nor would any of those below be worth more
             prospect = self._prospect(level, now)
+            best = best or prospect
             doubt = 1 - prospect.on_time if now.is_climb(level) else 0.0
             # Where nothing will be on time at any level, the least strained is the best.
             rank = prospect.worth - doubt, -prospect.worst.strain
             if found is None or rank > found[0]:
                 found = rank, prospect
-        assert found is not None
-        return self._budget(found[1], load)
+        assert found is not None and best is not None
+        return self._budget(found[1], best, load)
 
     def _situation(self, load: Load, next_rps: float) -> Situation:
         lasting_rps = load.arrival_rps_sustained
@@ -199,20 +205,21 @@ class Predictive:
             own_plan = level.of(part.name).layers
             prompt_s = model.prompt_s(own_plan, load.prompt_tokens or 0.0, chunk)
             drained_s = drain_at_best_s * takes_s / now.request_s
-            slack_s = part.ttft_s - prompt_s
+            slack_s = max(0.0, part.ttft_s - prompt_s)
             asked_s = part.share * use * HORIZON_S
             growth_s = asked_s - HORIZON_S
             error_s = math.hypot(part.share * use_error * HORIZON_S, off * (drained_s + asked_s))
             unused_s = max(0.0, slack_s - drained_s)
             short_s = _expected_excess(drained_s - slack_s, off * drained_s)
             short_s += _expected_excess(growth_s - unused_s, error_s)
-            hopeless = slack_s < 0 or tpot_s > part.tpot_s
             room_s = HORIZON_S + slack_s
             lone_s = part.ttft_s - tpot_s
-            long = share_longer(model, own_plan, part.prompt_quantiles, chunk, lone_s)
-            late = 1.0 if hopeless else 1 - (1 - long) * (room_s / (room_s + short_s)) ** FEWER
+            lengths = part.prompt_quantiles or (load.prompt_tokens or 0.0,) * len(PROMPT_SHARES)
+            long = share_longer(model, own_plan, lengths, chunk, lone_s)
+            late = 1 - (1 - long) * (room_s / (room_s + short_s)) ** FEWER
+            late = 1.0 if tpot_s > part.tpot_s else late
             ttft_s = prompt_s + drained_s + max(0.0, growth_s)
-            outlooks.append(Outlook(part, late, ttft_s, tpot_s))
+            outlooks.append(Outlook(part, late, long, ttft_s, tpot_s))
         return Prospect(
             level.mean_k(now.shares),
             now.weighed({each.part.name: self._worth(level, each) for each in outlooks}),
@@ -226,7 +233,7 @@ class Predictive:
         missed = LATE_WEIGHT**part.rank * outlook.late
         return _quality(level, part) * (1 - missed) - beside * missed
 
-    def _budget(self, prospect: Prospect, load: Load) -> Budget:
+    def _budget(self, prospect: Prospect, best: Prospect, load: Load) -> Budget:
         worst, goals = prospect.worst, self._goals
         part = worst.part
         name = f"class {part.name}, " if load.classes.keys() - {DEFAULT_CLASS} else ""
@@ -235,8 +242,17 @@ class Predictive:
             min(max(prospect.mean_k, goals.floor), goals.ceiling),  # shares are rounded
             f"{overload}{100 * prospect.on_time:.1f} % on time, worth {prospect.worth:.3f}: {name}"
             f"TTFT {worst.ttft_s:.3f}/{part.ttft_s:.3f} s, "
-            f"TPOT {worst.tpot_s:.3f}/{part.tpot_s:.3f} s, use {prospect.utilisation:.2f}",
+            f"TPOT {worst.tpot_s:.3f}/{part.tpot_s:.3f} s, use {prospect.utilisation:.2f}"
+            f"{_too_long(prospect, best)}",
         )
+
+
+def _too_long(chosen: Prospect, best: Prospect) -> str:
+    """What keeps k' down where there may be no queue."""
+    late = best.worst.long
+    if late < SAID or chosen.mean_k >= best.mean_k:
+        return ""
+    return f"; at k' {best.mean_k:g} {100 * late:.1f} % of prompts are late by themselves"
 
 
 def _quality(level: Level, part: Part) -> float:

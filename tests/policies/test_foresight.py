@@ -94,7 +94,3 @@ def test_lengths_between_two_quantiles_are_spread_evenly() -> None:
 def test_of_prompts_of_one_length_all_take_longer_or_none() -> None:
     assert longer(0.09, *[100] * 8) == 0
     assert longer(0.0899, *[100] * 8) == 1
-
-
-def test_of_prompts_that_nobody_has_seen_none_takes_longer() -> None:
-    assert longer(0.001) == 0

@@ -50,6 +50,8 @@ def test_prompts_that_take_too_long_by_themselves_cost_as_much_as_others_that_ar
     budget = predictive().decide(load(classes={"default": some}))
     assert budget.mean_k == 4
     assert budget.reason.startswith("100.0 % on time, worth 0.900: ")
+    said = "; at k' 8 14.3 % of prompts are late by themselves"
+    assert budget.reason.endswith(said)  # 0.1 + 0.15 (1.35 - 0.99) / 1.26
     few = ClassLoad(1.0, prompt_quantiles=(100,) * 7 + (1500,))
     budget = predictive().decide(load(classes={"default": few}))
     assert budget.mean_k == 8
@@ -352,3 +354,9 @@ def test_lower_prompts_leave_experts_for_answers() -> None:
     assert Predictive(phased_profile(), GOALS).decide(busy).mean_k == 4
     lower = replace(GOALS, prefill_ceiling=1)
     assert Predictive(phased_profile(), lower).decide(busy).mean_k == 8
+
+
+def test_prompts_of_unknown_lengths_are_taken_for_their_mean() -> None:
+    """1500 tokens take 0.75 s at k' 4, where the next of 2000 takes a second."""
+    assert first_choice(load(prompt_tokens=1500.0)) == 4
+    assert first_choice(load(prompt_tokens=2000.0)) == 2
