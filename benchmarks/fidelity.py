@@ -7,9 +7,9 @@ trace until its peak lies between the two, and sends it under full k', at the fl
 Replicas that share their cores with each other, Ray and the load generator are slower than the
 profile, which was made on an idle machine, and their steps scatter. The controller measures both as
 it serves, and the simulated machine is one on which a controller finds the same
-(`benchmarks.machine`); the simulated controller knows no more than a live one. What users see
-includes the way to a replica and back, which is measured meanwhile (`benchmarks.way`). Beside it
-the profile as it is.
+(`benchmarks.machine`); the simulated controller knows no more than a live one. How much replicas
+slow each other down is measured before (`benchmarks.contention`), and the way to a replica and
+back, which users see as well, meanwhile (`benchmarks.way`). Beside it the profile as it is.
 
     python -m benchmarks.fidelity [--trace T --start S --span S] [--peak-share 0.3] [--rounds 1]
 """
@@ -25,6 +25,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import contention
 from benchmarks.machine import found_by, machine_of
 from benchmarks.options import (
     CONV,
@@ -89,6 +90,15 @@ def main(
     with staged(console, material, json_file.with_name("journal.jsonl"), port) as stage:
         capacity = stage.capacity(slo_policy, material.requests)
         console.print(f"capacity: {capacity}")
+        alone = stage.run(
+            "contention",
+            fixed(slo_policy, slo_policy.experts.ceiling),
+            contention.schedule(),
+            watch_s=WATCH_S,
+            seed=0,
+        )
+        slower = contention.contention_of(alone.records)
+        console.print(f"steps beside another replica's take {1 + slower:.2f} times as long")
         for number in range(1, rounds + 1):
             schedule, _ = scale_to_peak(
                 material.requests, capacity.between(peak_share), PEAK_WINDOW_S, number
@@ -96,7 +106,9 @@ def main(
             for name, arm in arms.items():
                 with probed(stage.url) as took_s:
                     run = stage.run(name, arm, schedule, watch_s=WATCH_S, seed=number)
-                settings = machine_of(found_by(run.ticks), way_of(took_s), schedule, arm, profile)
+                settings = machine_of(
+                    found_by(run.ticks), way_of(took_s), schedule, arm, profile, slower
+                )
                 figures = both(run, schedule, arm, profile, settings)
                 found.append({"round": number, "arm": name, **figures})
     json_file.write_text(json.dumps({"trace": trace.stem, "found": found}, indent=1) + "\n")

@@ -19,9 +19,8 @@ from simulations.settings import Noise, Settings, Way
 from simulations.simulate import simulate
 from simulations.timeline import Tick, step_time_error
 
-# Of two replicas on two cores, both measured step by step (docs/log.md).
+# Of two replicas on two cores, measured step by step (docs/log.md).
 LASTS_S = 0.056  # for what steps have in common
-CONTENTION = 0.4  # steps take so much longer while the other replica runs one
 WARM_UP_S = 10.0  # a simulated controller begins without having seen a step
 FITS = 2
 SEEDS = range(5)
@@ -67,12 +66,15 @@ def machine_of(
     schedule: Requests,
     slo_policy: SloPolicy,
     profile: Profile,
+    contention: float,
 ) -> Settings:
-    """On which a simulated controller finds what the live one has found."""
+    """On which a simulated controller finds what the live one has found; `contention` as measured
+    (`benchmarks.contention`).
+    """
     if live is None:
         return Settings(replicas=REPLICAS, way=way)
     slower, sigma = 1.0, live.error
-    settings = _settings(live.correction, slower, sigma, way)
+    settings = _settings(live.correction, slower, sigma, way, contention)
     for _ in range(FITS):
         runs = [simulate(schedule, slo_policy, profile, settings, seed) for seed in SEEDS]
         there = [each for each in (found_by(run.ticks) for run in runs) if each is not None]
@@ -80,15 +82,17 @@ def machine_of(
             break
         slower *= live.step_s(profile) / fmean(each.step_s(profile) for each in there)
         sigma *= live.error / fmean(each.error for each in there)
-        settings = _settings(live.correction, slower, sigma, way)
+        settings = _settings(live.correction, slower, sigma, way, contention)
     return settings
 
 
-def _settings(correction: Correction, slower: float, sigma: float, way: Way | None) -> Settings:
+def _settings(
+    correction: Correction, slower: float, sigma: float, way: Way | None, contention: float
+) -> Settings:
     return Settings(
         replicas=REPLICAS,
         actual=Correction(*(slower * part for part in astuple(correction))),
-        contention=CONTENTION,
+        contention=contention,
         noise=Noise(sigma, LASTS_S),
         way=way,
     )

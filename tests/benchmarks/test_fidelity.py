@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from benchmarks import fidelity
+from benchmarks import contention, fidelity
 from benchmarks.fidelity import LIMITS, Limit, arms_of, off, table
 from tests.benchmarks.fake_stage import FakeStage, answer, material
 from tests.fakes import slo_policy
@@ -63,10 +63,12 @@ def test_each_arm_is_run_live_and_simulated_as_the_same_schedule(
     assert [(each["round"], each["arm"]) for each in found] == [
         (number, name) for number in (1, 2) for name in arms_of(slo_policy())
     ]
-    for each, (name, requests, seed) in zip(found, stage.runs, strict=True):
+    assert stage.runs[0][:2] == ("contention", contention.schedule())
+    for each, (name, requests, seed) in zip(found, stage.runs[1:], strict=True):
         assert (each["arm"], each["round"], each["requests"]) == (name, seed, len(requests))
         assert each["live"]["ttft_p95_s"] == 0.1
         assert each["simulated"]["attainment"] == each["by_profile"]["attainment"] == 1.0
+        assert each["actual"]["contention"] == 0
         assert each["actual"]["way"] == pytest.approx({"mean_s": 0.02, "sigma": 0.0})
         way_s = each["simulated"]["ttft_p95_s"] - each["by_profile"]["ttft_p95_s"]
         assert way_s == pytest.approx(0.02, abs=0.001)  # within the sketch's accuracy

@@ -5,7 +5,6 @@ from dataclasses import astuple
 import pytest
 
 from benchmarks.machine import (
-    CONTENTION,
     LASTS_S,
     WARM_UP_S,
     Found,
@@ -19,6 +18,7 @@ from simulations.timeline import Tick
 from tests.fakes import profile
 from tests.simulations.cluster_fakes import fixed, poisson
 
+CONTENTION = 0.4
 FOUND = Found(Correction(2.5, 1.5, 2.0, 0.001), error=0.15, mean_k=8.0)
 
 
@@ -43,11 +43,11 @@ def test_decisions_without_a_step_have_found_nothing() -> None:
 
 def test_a_controller_that_found_nothing_leaves_the_profile() -> None:
     way = Way(0.02, 0.5)
-    assert machine_of(None, way, poisson(5, 10), fixed(), profile()) == Settings(way=way)
+    assert machine_of(None, way, poisson(5, 10), fixed(), profile(), 0.4) == Settings(way=way)
 
 
 def test_a_schedule_too_short_to_find_anything_leaves_what_was_found_as_it_is() -> None:
-    machine = machine_of(FOUND, None, poisson(5, 1), fixed(), profile())
+    machine = machine_of(FOUND, None, poisson(5, 1), fixed(), profile(), CONTENTION)
     assert machine.actual == FOUND.correction
     assert machine.noise == Noise(FOUND.error, LASTS_S)
 
@@ -64,7 +64,7 @@ def test_a_machine_is_told_from_what_a_controller_finds_on_it(rate_rps: float) -
     )
     found = found_by(simulate(schedule, fixed(), profile(), true, 99).ticks)
     assert found is not None and found.correction.base > true.actual.base
-    machine = machine_of(found, way, schedule, fixed(), profile())
+    machine = machine_of(found, way, schedule, fixed(), profile(), CONTENTION)
     step_s = Found(machine.actual, 0.0, 8.0).step_s(profile())
     assert step_s == pytest.approx(Found(true.actual, 0.0, 8.0).step_s(profile()), rel=0.1)
     assert machine.noise is not None and machine.noise.sigma == pytest.approx(0.3, rel=0.3)
