@@ -29,6 +29,7 @@ from scipy.sparse import csr_array, eye_array, hstack, kron, vstack  # type: ign
 
 from simulations.rates import FloatArray
 
+TO_WIN = 5e-4  # of E, at least, for a regret: a measured quality is known to 1e-3
 SLACK = 1e-9  # of all work: what the second program may drop beyond the first's least
 
 
@@ -127,10 +128,11 @@ def regret(
     """(E_oracle - E) / (E_oracle - E_best-static), the oracle's by `Objective.QUALITY`.
 
     0 is as good as the oracle, 1 no better than the best constant, above 1 worse. None where a
-    constant is as good as the oracle, so that there was nothing to win.
+    constant is as good as the oracle, so that there was nothing to win: what is closer than
+    qualities are known to is a ratio of noise.
     """
     to_win = oracle_quality - best_static_quality
-    return (oracle_quality - effective_quality) / to_win if to_win > 1e-9 else None
+    return (oracle_quality - effective_quality) / to_win if to_win > TO_WIN else None
 
 
 def binned(arrivals_s: FloatArray, window_s: float) -> FloatArray:

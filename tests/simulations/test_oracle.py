@@ -166,6 +166,8 @@ def test_regret_is_nought_for_the_oracle_and_one_for_the_best_constant() -> None
 
 def test_regret_is_undefined_where_a_constant_is_as_good_as_the_oracle() -> None:
     assert regret(0.7, 0.9, 0.9) is None
+    assert regret(0.7, 0.9, 0.8996) is None
+    assert regret(0.7, 0.9, 0.8994) == pytest.approx(200 / 0.6)
 
 
 def test_arrivals_fall_into_the_window_that_contains_them() -> None:
