@@ -70,9 +70,7 @@ class Lp:
         demand = f"{demand_rps:.2f} requests/s and 5 %"
         mixes = self._mixes(costs_s, allowed_s)
         if not mixes:
-            cost_s, cheapest = min(
-                zip(costs_s, self._ladder, strict=True), key=lambda pair: pair[0]
-            )
+            cost_s, cheapest = min(self._priced(costs_s), key=lambda pair: pair[0])
             capacity = f"{load.replicas / cost_s:.2f}/s at k' {cheapest.mean_k:g}"
             return Budget(cheapest.mean_k, f"overload: {demand}, capacity {capacity}")
         mix = max(mixes, key=lambda mix: mix.quality)
