@@ -205,8 +205,9 @@ class Engine:
         """k' of so many tokens each: of a prompt's, and of the one that makes a token."""
         slo_class = self._class_of.get(scheduled.state.request_id)
         made = int(scheduled.has_new_token)
-        runs = [(self.plan.prefill_k_of(slo_class), scheduled.query_length - made)]
-        return [*runs, (self.plan.k_of(slo_class), made)]
+        prompt = self.plan.prefill_k_of(slo_class), scheduled.query_length - made
+        # Without those of no tokens: where all run at one k', routers rank no more experts.
+        return [run for run in (prompt, (self.plan.k_of(slo_class), made)) if run[1]]
 
     def _emission(self, output: GenerationOutput) -> Emission:
         """Called in the engine's thread, inside the step that made the tokens."""

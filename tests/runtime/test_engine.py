@@ -312,6 +312,18 @@ def test_prompts_run_at_their_own_k_and_what_makes_tokens_at_that_of_answers() -
     assert expected["2"] != phased(bench.dial, prompts["2"], 20, 4, 4)
 
 
+def test_where_all_tokens_of_a_step_run_at_one_k_routers_rank_no_more() -> None:
+    with Bench(max_batch_tokens=16) as bench:
+        widths: list[int] = []
+        bench.dial.layers[0].experts.register_forward_pre_hook(
+            lambda _module, args: widths.append(args[1].shape[-1])
+        )
+        bench.engine.apply(Plan(2, (4, 4), 1.0, prefill_k=(1, 1)))
+        bench.submit("a", prompt(1, 40), 4)
+        bench.wait_for_end("a")
+    assert widths == [1, 1, 4, 4, 4, 4]  # two whole chunks, the end of the prompt, three tokens
+
+
 def test_a_ceiling_of_prompts_does_not_lift_a_class_below_it() -> None:
     ids = prompt(3, 30)
     with Bench() as bench:
