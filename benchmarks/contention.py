@@ -35,5 +35,5 @@ def contention_of(records: Sequence[Record]) -> float:
     alone_s = [each.tpot_s for each in records if each.index % 3 == 0 and each.tpot_s]
     both_s = [each.tpot_s for each in records if each.index % 3 and each.tpot_s]
     if not alone_s or not both_s:
-        raise ValueError("contention: no request alone, or none of a pair, was answered")
+        raise ValueError("no request alone, or none of a pair, was answered")
     return max(0.0, median(both_s) / median(alone_s) - 1)

@@ -39,6 +39,7 @@ from benchmarks.options import (
     Start,
 )
 from benchmarks.way import probed, way_of
+from commands.exits import bad_input
 from commands.stage import REPLICAS, Run, fixed, prepare, staged, under
 from controller.config import PolicyChoice, SloPolicy
 from controller.profiles import Profile
@@ -97,7 +98,8 @@ def main(
             watch_s=WATCH_S,
             seed=0,
         )
-        slower = contention.contention_of(alone.records)
+        with bad_input("contention"):
+            slower = contention.contention_of(alone.records)
         console.print(f"steps beside another replica's take {1 + slower:.2f} times as long")
         for number in range(1, rounds + 1):
             schedule, _ = scale_to_peak(

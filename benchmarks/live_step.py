@@ -5,7 +5,8 @@ sends Poisson arrivals whose rate doubles for a while, from below the capacity a
 the two; lengths are a trace's. Every arm of a round is sent the same schedule and prompts, and the
 arms take turns, round after round, so that a drift of the machine touches all alike; each round has
 a schedule of its own. Arms: static-full, static-K, best-static (the constant k' that the fluid
-model finds best), or the name of a policy; with -prompts-K behind it, with that ceiling of prompts.
+model finds best), or the name of a policy; with -prompts-K behind it, with that ceiling of prompts
+(the oracle knows none: it has all tokens of a request at one k').
 
     python -m benchmarks.live_step [--repeats 3] [--peak-share 0.3] [--arms static-full,predictive]
 """

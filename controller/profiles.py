@@ -198,7 +198,7 @@ class Profile(Strict):
         if prefill_ceiling is not None and any(rung.prefill is None for rung in self.rungs):
             raise ValueError(
                 f"prefill_ceiling {prefill_ceiling:g}: the profile does not say what lower prompts "
-                "cost; make it anew with kprime calibrate"
+                "cost; kprime calibrate measures it, where tokens of a step may differ in k'"
             )
         return [self.served(rung, prefill_ceiling) for rung in self.within(floor, ceiling)]
 

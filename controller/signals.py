@@ -204,7 +204,7 @@ class Load:
 class Budget:
     """How many experts a token deserves, averaged over layers and tokens, and why."""
 
-    mean_k: float  # stays a float; the allocator rounds
+    mean_k: float  # of answers, where prompts run lower; stays a float, the allocator rounds
     reason: str
 
 

@@ -76,6 +76,7 @@ class Prospect:
     mean_k: float
     worth: float  # expected effective quality: of what is on time, less what misses count beside
     on_time: float  # share of the requests
+    long: float  # share of the prompts that are late by themselves
     utilisation: float  # engine seconds asked for per second and replica
     worst: Outlook
 
@@ -224,6 +225,7 @@ class Predictive:
             level.mean_k(now.shares),
             now.weighed({each.part.name: self._worth(level, each) for each in outlooks}),
             now.weighed({each.part.name: 1 - each.late for each in outlooks}),
+            now.weighed({each.part.name: each.long for each in outlooks}),
             use,
             max(outlooks, key=lambda each: each.strain),
         )
@@ -249,10 +251,9 @@ class Predictive:
 
 def _too_long(chosen: Prospect, best: Prospect) -> str:
     """What keeps k' down where there may be no queue."""
-    late = best.worst.long
-    if late < SAID or chosen.mean_k >= best.mean_k:
+    if best.long < SAID or chosen.mean_k >= best.mean_k:
         return ""
-    return f"; at k' {best.mean_k:g} {100 * late:.1f} % of prompts are late by themselves"
+    return f"; at k' {best.mean_k:g} {100 * best.long:.1f} % of prompts are late by themselves"
 
 
 def _quality(level: Level, part: Part) -> float:

@@ -151,7 +151,7 @@ def evaluate_answers(
 ) -> Tally:
     """NLL of every window's second half at `plan`, its first half being a prompt at the other."""
     scores = score(checkpoint, windows.ids, plan, prefill_plan=prefill_plan)
-    answers = [nats_T[num_prefilled(nats_T) :] for nats_T, _ in scores]
+    answers = [nats_T[num_prefilled(len(nats_T)) :] for nats_T, _ in scores]
     return Tally(
         np.array([nats_T.sum() for nats_T in answers]),
         np.array(list(map(len, answers))),
@@ -159,9 +159,9 @@ def evaluate_answers(
     )
 
 
-def num_prefilled(row: Sequence[int] | np.ndarray) -> int:
+def num_prefilled(num_predicted: int) -> int:
     """Tokens of a row's prompt, less its last, which makes the first of the answer."""
-    return len(row) // 2
+    return num_predicted // 2
 
 
 @torch.inference_mode()
@@ -184,7 +184,7 @@ def score(
             ids_BS = pad_sequence([torch.tensor(rows[row]) for row in batch], batch_first=True)
             ids_BS = ids_BS.to(checkpoint.model.device)
             if prefill_plan is not None:
-                first_B = torch.tensor([num_prefilled(rows[row][1:]) for row in batch])
+                first_B = torch.tensor([num_prefilled(len(rows[row]) - 1) for row in batch])
                 is_answer_BS = torch.arange(ids_BS.shape[1]) >= first_B[:, None]
                 choice_T = is_answer_BS.long().flatten().to(ids_BS.device)
                 checkpoint.dial.set_by_token([prefill_plan, plan], choice_T)
@@ -210,8 +210,5 @@ def _batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[
 
 
 def retention(at_plan: Tally, at_full: Tally) -> Estimate:
-    """Perplexity at full k' over that at the plan, with its paired interval; 1.0 = as good.
-
-    Of NLLs.
-    """
+    """Perplexity at full k' over that at the plan, paired, of NLLs; 1.0 = as good."""
     return Estimate(*map(math.exp, difference(at_full, at_plan)))
